@@ -1,0 +1,84 @@
+"""What trials cost: counted on the meta device, measured per shape, predicted from both."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from sweep.table import write_records
+from workers.contract import TrialConfig
+from workers.environment import versions
+
+if TYPE_CHECKING:
+    from workers.profiling import Costs, Measurement
+
+FORWARD_AND_BACKWARD = 3  # the backward pass costs two forward ones
+FLOPS_PER_MAC = 2
+
+
+def count(config: TrialConfig) -> "Costs":
+    """Parameters and multiply-adds per image of a trial's model; needs torch, which takes seconds to import."""
+    from workers.profiling import count_costs
+
+    return count_costs(config.family, config.width, config.depth, config.resolution, config.data.classes)
+
+
+def train_flops(config: TrialConfig, macs_per_image: int) -> float | None:
+    """3 x 2 x MACs x training images x epochs, or None where the number of images is not known."""
+    if config.data.train_images is None:
+        return None
+    return float(
+        FORWARD_AND_BACKWARD * FLOPS_PER_MAC * macs_per_image * config.data.train_images * config.epochs
+    )
+
+
+def predicted_seconds(config: TrialConfig, train_step_ms: float) -> float | None:
+    """Time of a whole trial from its shape's measured step: training, and the evaluation after every epoch.
+
+    An evaluated image costs a third of a trained one, its forward pass; two subsets of minival's size are evaluated.
+    """
+    images = config.data.train_images
+    if images is None:
+        return None
+    minival = images * config.data.minival / (1 - config.data.minival)
+    per_epoch = images + 2 * minival / FORWARD_AND_BACKWARD
+    return config.epochs * per_epoch * train_step_ms / 1000 / config.recipe.batch_size
+
+
+def shape_id(config: TrialConfig) -> str:
+    """Key of a measurement: the shape and what its step consists of; device and versions stand inside the file."""
+    recipe = config.recipe
+    parts: list[Any] = [config.family, config.width, config.depth, config.resolution, config.data.classes]
+    parts += [recipe.batch_size, recipe.bn_batch, recipe.ema_decay > 0, recipe.stochastic_depth > 0]
+    parts += [config.device, config.precision, config.threads]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def write_measurement(path: Path, config: TrialConfig, measured: "Measurement") -> None:
+    """Keep a shape's measurement with what it was made with."""
+    shape = {name: getattr(config, name) for name in ("family", "width", "depth", "resolution", "precision")}
+    row = {**shape, **dataclasses.asdict(measured), "batch_size": config.recipe.batch_size}
+    write_records(path, [{**row, "versions": versions()}])
+
+
+def read_measurement(path: Path) -> "dict[str, Any] | None":
+    """A shape's measured columns, or None where there are none that these versions made."""
+    try:
+        row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+    if row.get("versions") != versions():
+        return None
+    return {name: row[name] for name in MEASURED}
+
+
+MEASURED = (
+    "train_step_ms",
+    "infer_latency_ms",
+    "infer_latency_p10_ms",
+    "infer_latency_p90_ms",
+    "peak_memory_bytes",
+)

@@ -1,0 +1,250 @@
+"""Results as people, programs or spreadsheets want them: tables of at most 80 columns, JSON, CSV. On stdout."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from workers.files import plain
+
+Value = dict[str, Any]
+
+
+def show(value: Value, output_format: str, render: Callable[[Console, Value], None], rows: Sequence[Value]) -> None:
+    """Print a result.
+
+    Args:
+        value: the whole result, as JSON prints it.
+        output_format: table, json or csv.
+        render: draws it for people.
+        rows: its main list, as CSV prints it.
+    """
+    if output_format == "json":
+        sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    elif output_format == "csv":
+        _write_csv(rows)
+    else:
+        render(Console(highlight=False), value)
+
+
+def _write_csv(rows: Sequence[Value]) -> None:
+    """Plain values only: lists and objects inside a row are left to JSON."""
+    flat = [{key: value for key, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+
+
+def _table(*columns: str, left: Sequence[str] = (), title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+    return table
+
+
+def quantity(value: float | None, digits: int = 3) -> str:
+    """A large number with its prefix: 4.56 G."""
+    if value is None:
+        return "-"
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.{digits}g} {prefix}"
+    return f"{value:.{digits}g}"
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _interval(ci: Sequence[float | None] | None) -> str:
+    if not ci or ci[0] is None or ci[1] is None:
+        return "-"
+    return f"[{ci[0]:+.2f}, {ci[1]:+.2f}]"
+
+
+def plan_table(console: Console, value: Value) -> None:
+    """Every trial of a plan, then the totals."""
+    table = _table("trial", "depth", "width", "px", "epochs", "seed", "params", "MACs", "train FLOPs", "hours", "status")
+    for trial in value["trials"]:
+        table.add_row(
+            trial["trial_id"], str(trial["depth"]), f"{trial['width']:g}", str(trial["resolution"]),
+            str(trial["epochs"]), str(trial["seed"]), quantity(trial["params"]), quantity(trial["macs_per_image"]),
+            quantity(trial["train_flops"]), _number(trial["predicted_device_hours"], ".3g"), trial["status"],
+        )  # fmt: skip
+    console.print(table)
+    totals = value["totals"]
+    hours = totals["predicted_device_hours"]
+    console.print(
+        f"{value['sweep']}: {totals['trials']} trials: {totals['finished']} finished, {totals['planned']} to run, "
+        f"{totals['failed']} failed, {totals['excluded']} excluded",
+        f"in all {quantity(totals['train_flops'])}FLOPs; "
+        + ("device-hours not predicted: no shape measured yet" if hours is None else f"{hours:.3g} device-hours"),
+        sep="\n",
+    )
+
+
+def status_table(console: Console, value: Value) -> None:
+    """Trials by budget and status, then the failures."""
+    names = list(dict.fromkeys(name for budget in value["budgets"] for name in budget["by_status"]))
+    table = _table("epochs", "planned", *names, "not run yet")
+    for budget in value["budgets"]:
+        counts = [str(budget["by_status"].get(name, 0)) for name in names]
+        table.add_row(_number(budget["budget"], "d"), str(budget["planned"]), *counts, str(budget["not_run"]))
+    console.print(f"{value['sweep']}: {value['ok']} of {value['planned']} trials done, in {value['path']}")
+    console.print(table)
+    for failure in value["failures"]:
+        console.print(f"{failure['trial_id']} {failure['status']}: {failure['error']}", markup=False)
+    if value["failures"]:
+        kinds = ",".join(sorted({failure["status"] for failure in value["failures"]}))
+        console.print(f"run them again: sweep run SPACE --retry {kinds}")
+
+
+def front_tables(console: Console, value: Value) -> None:
+    """The front of every budget; recommended members are marked."""
+    for front in value.get("fronts", [value]):
+        _front_table(console, front)
+
+
+def _front_table(console: Console, front: Value) -> None:
+    budget = "all rows" if front["budget"] is None else f"{front['budget']} epochs"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in front["excluded"].items())
+    table = _table("", "model", "px", "top-1 %", "± se", front["cost"], "P(on front)", left=("", "model"))
+    chosen = {member["trial_id"] for member in front["recommended"]}
+    for member in front["front"]:
+        table.add_row(
+            "*" if member["trial_id"] in chosen else "", _model_name(member), _number(member["resolution"], ".0f"),
+            _number(member["top1"]), _number(member["top1_se"]), quantity(member["cost"], 4),
+            _number(member["p_on_front"]),
+        )  # fmt: skip
+    console.print(f"\n[bold]{front['sweep'] or 'table'}, {budget}[/bold]: front of {front['considered']} cells")
+    console.print(table)
+    notes = f"top-1 is {front['accuracy_column']}; * recommended" + (f"; left out: {left_out}" if left_out else "")
+    console.print(notes, style="dim")
+    for speedup in front["speedups"]:
+        times = _number(speedup["times_faster"])
+        console.print(f"{times} x faster than {speedup['than']} at {_number(speedup['at_top1'])} %")
+
+
+def _model_name(member: Value) -> str:
+    if member["depth"] is None or member["width"] is None:
+        return str(member.get("model") or member["trial_id"])
+    return f"depth {member['depth']:.0f}, width {member['width']:g}"
+
+
+def rules_tables(console: Console, value: Value) -> None:
+    """Verdicts first, then what they rest on."""
+    console.print(f"[bold]{value['sweep'] or 'table'}[/bold]: accuracy {value['accuracy_column']}, cost {value['cost']}")
+    console.print(f"noise: {_number(value['noise_sd'])} points ({value['noise_source']})", soft_wrap=True)
+    _verdicts(console, value)
+    _steps(console, value)
+    _exponents(console, value)
+    _transfers(console, value)
+    _coverage(console, value)
+
+
+def _verdicts(console: Console, value: Value) -> None:
+    table = _table("epochs", "px", "verdict", "depth - width", "95 % interval", "why", left=("verdict", "why"), title="\nDepth or width")
+    by_budget = {(v["family"], v["budget"]): v["verdict"] for v in value["depth_vs_width_by_budget"]}
+    last = None
+    for entry in value["depth_vs_width"]:
+        key = (entry["family"], entry["budget"])
+        if key != last:
+            table.add_row(_number(entry["budget"], ".0f"), "all", f"[bold]{by_budget[key]}[/bold]")
+            last = key
+        table.add_row(
+            "", _number(entry["resolution"], ".0f"), entry["verdict"], _number(entry["gain_points"], "+.2f"),
+            _interval(entry["ci"]), entry.get("reason") or entry.get("flag") or "",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _steps(console: Console, value: Value) -> None:
+    """Steps in resolution, counted by verdict: the list itself is in the JSON."""
+    table = _table("epochs", "from", "to", "raise", "prefer depth", "prefer width", "undetermined", title="\nRaise the resolution?")
+    groups: dict[tuple[Any, ...], dict[str, int]] = {}
+    for step in value["resolution_steps"]:
+        counts = groups.setdefault((step["budget"], step["from"], step["to"]), {})
+        counts[step["verdict"]] = counts.get(step["verdict"], 0) + 1
+    for (budget, low, high), counts in groups.items():
+        verdicts = [str(counts.get(name, 0)) for name in ("raise", "prefer depth", "prefer width", "undetermined")]
+        table.add_row(_number(budget, ".0f"), f"{low:.0f}", f"{high:.0f}", *verdicts)
+    if groups:
+        console.print(table)
+        console.print("number of (depth, width) bases with each verdict", style="dim")
+
+
+def _exponents(console: Console, value: Value) -> None:
+    console.print("\n[bold]Resolution exponent[/bold] (resolution grows as cost to this power)")
+    for entry in value["resolution_exponent"]:
+        gamma = f"{entry['gamma']:.3f} {_interval(entry['ci'])}" if entry["gamma"] is not None else "-"
+        against = f"compound rule {_number(entry['compound_rule_gamma'], '.3f')}"
+        reason = f" ({entry['reason']})" if entry.get("reason") else ""
+        console.print(f"{_number(entry['budget'], '.0f')} epochs: {gamma}, {against}: {entry['verdict']}{reason}")
+
+
+def _transfers(console: Console, value: Value) -> None:
+    table = _table("from", "to", "rank correlation", "95 % interval", "regret, points", "flips", title="\nDoes a short budget tell?")
+    for entry in value["transfer"]:
+        flips = entry["flips"]
+        table.add_row(
+            _number(entry["from"], ".0f"), _number(entry["to"], ".0f"), _number(entry["kendall_tau"]),
+            _interval(entry["ci"]), _number(entry["regret_points"]), str(len(flips) if isinstance(flips, list) else flips),
+        )  # fmt: skip
+    if value["transfer"]:
+        console.print(table)
+
+
+def _coverage(console: Console, value: Value) -> None:
+    parts = []
+    for entry in value["coverage"]:
+        missing = ", ".join(f"{count} {status}" for status, count in entry["missing_by_status"].items())
+        budget = _number(entry["budget"], ".0f")
+        parts.append(f"{budget} epochs: {entry['ok']} of {entry['planned']}" + (f" ({missing})" if missing else ""))
+    console.print("\n[bold]Coverage[/bold] " + "; ".join(parts))
+
+
+def status_of(path: Any, table: Any, planned: Any) -> Value:
+    """How far a sweep is, JSON-ready: {"sweep","path","planned","ok","budgets":[...],"failures":[...]}."""
+    states: dict[str, Value] = {}
+    if table is not None:
+        columns = ["trial_id", "epochs", "status", "error"]
+        states = {str(row["trial_id"]): row for row in table[columns].to_dict("records")}
+    cells = planned if planned is not None else table
+    ids = [] if cells is None else list(zip(cells["trial_id"].astype(str), cells["epochs"], strict=True))
+    budgets = [_budget_status(budget, ids, states) for budget in sorted({epochs for _, epochs in ids}, key=str)]
+    budgets.sort(key=lambda entry: entry["budget"] or 0)
+    good = sum(budget["by_status"].get("ok", 0) for budget in budgets)
+    failures = [
+        {name: row[name] for name in ("trial_id", "status", "error")}
+        for row in states.values()
+        if row["status"] not in ("ok", "excluded", None)
+    ]
+    return {
+        "sweep": path.stem, "path": str(path), "planned": len(ids), "ok": good, "budgets": budgets,
+        "failures": failures, "no_longer_planned": len(states.keys() - {trial_id for trial_id, _ in ids}),
+    }  # fmt: skip
+
+
+def _budget_status(budget: Any, ids: Sequence[tuple[str, Any]], states: Mapping[str, Value]) -> Value:
+    members = [trial_id for trial_id, epochs in ids if epochs == budget]
+    by_status: dict[str, int] = {}
+    for trial_id in members:
+        if trial_id in states:
+            status = str(states[trial_id]["status"])
+            by_status[status] = by_status.get(status, 0) + 1
+    return {
+        "budget": None if budget != budget else int(budget),
+        "planned": len(members),
+        "by_status": by_status,
+        "not_run": len(members) - sum(by_status.values()),
+    }
+
+
+def recommended_space(fronts: Sequence[Value], table: Any, path: Any) -> str:
+    """The recommended cells as a search space that `sweep run` accepts."""
+    raise NotImplementedError

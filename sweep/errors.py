@@ -1,0 +1,34 @@
+"""Every error that a person can meet, as one tree.
+
+    SweepError                 exit code 2 unless said otherwise
+    ├── SpaceError             the search space is wrong; says where and what would be right
+    ├── TableError             a results table cannot be read or lacks what was asked for
+    ├── DataUnavailableError   the data set named by the space is not on this machine
+    └── RefusedError           exit code 3: another controller owns the sweep, or its files are damaged
+
+Messages are one line: where, what is wrong, what would be right.
+"""
+
+
+class SweepError(Exception):
+    """Base of all errors that end a command with one clear line."""
+
+    exit_code = 2
+
+
+class SpaceError(SweepError):
+    """The search space file is wrong."""
+
+
+class TableError(SweepError):
+    """A results table cannot be read, or lacks what the command needs."""
+
+
+class DataUnavailableError(SweepError):
+    """The data set that the search space names is not available on this machine."""
+
+
+class RefusedError(SweepError):
+    """The command would harm what is there: a live controller's sweep, or damaged state."""
+
+    exit_code = 3

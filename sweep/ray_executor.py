@@ -1,0 +1,214 @@
+"""Runs trials as Ray Tune trials. The only module that knows Ray; Ray only executes, our own files are the truth.
+
+What is built around, measured on Ray 2.60: an exception in a callback or a kill by the memory monitor ends a whole
+Tune run; restoring a Tune experiment is not safe; its own SIGINT handling takes 13 s and marks trials terminated.
+"""
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+# Read by Ray when it is imported or starts, so they have to be set before.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its own result files; ours are the table's
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its experiment state, which is never read
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else a warning
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from sweep.executor import Listener, died
+from workers.contract import EpochMetrics, TrialConfig
+from workers.trial import read_result, run_trial
+
+Work = Callable[[str], Path]
+
+
+class RayExecutor:
+    """See `sweep.executor.Executor`.
+
+    Args:
+        cpus: CPU cores that one trial holds.
+        gpus: GPUs, or a share of one, that one trial holds.
+        max_concurrent: trials at a time; None fills the cluster.
+        address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
+    """
+
+    def __init__(
+        self, cpus: int, gpus: float, max_concurrent: int | None = None, address: str | None = None
+    ) -> None:
+        self._resources = {"cpu": cpus, "gpu": gpus}
+        self._max_concurrent, self._address = max_concurrent, address
+
+    def __enter__(self) -> Self:
+        """Ray takes seconds to start, so it starts with the first work."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the cluster; one that was started here ends with all its processes."""
+        ray.shutdown()
+
+    def measure(self, config: TrialConfig) -> Any:
+        """Measure as a task that holds a whole node's CPU cores, so that nothing else runs beside it."""
+        self._start()
+        cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        gpus = 1 if self._resources["gpu"] else 0
+        return ray.get(_measure.options(num_cpus=cores, num_gpus=gpus).remote(config.to_json()))
+
+    def run(self, trials: Sequence[TrialConfig], work: Work, listener: Listener) -> None:
+        """Run the trials; a Tune run that breaks off is followed by another one for the rest."""
+        self._start()
+        waiting = list(trials)
+        while waiting:
+            relay = _Relay(waiting, work, listener)
+            try:
+                self._fit(waiting, work, relay)
+            except Exception as error:
+                if relay.error:  # it is the listener's, who cannot go on: a full disk, say
+                    raise relay.error from None
+                relay.lose_running(f"Ray ended the run: {_first_line(error)}")
+            waiting = relay.not_ended()
+            if not relay.any_ended:  # nothing moved: say so instead of trying for ever
+                for config in waiting:
+                    listener.ended(config, died(config, "Ray could not run this trial"))
+                return
+
+    def _fit(self, trials: list[TrialConfig], work: Work, relay: "_Relay") -> None:
+        with tempfile.TemporaryDirectory(prefix="sweep-tune-") as storage:
+            tuner = tune.Tuner(
+                tune.with_resources(_train, self._resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Feed(trials, work),
+                    num_samples=len(trials),
+                    max_concurrent_trials=self._max_concurrent,
+                    # A new process costs a second and importing torch four more; on a GPU it is
+                    # worth that, because a process gives its memory back only when it ends.
+                    reuse_actors=not self._resources["gpu"],
+                ),
+                run_config=tune.RunConfig(name="sweep", storage_path=storage, callbacks=[relay], verbose=0),
+            )
+            tuner.fit()
+
+    def _start(self) -> None:
+        if ray.is_initialized():
+            return
+        handler = signal.getsignal(signal.SIGTERM)  # Ray replaces it; the controller's own has to stay
+        ray.init(
+            address=self._address,
+            include_dashboard=None if self._address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+        signal.signal(signal.SIGTERM, handler)
+
+
+@ray.remote
+def _measure(config_json: str) -> Any:
+    from workers.profiling import measure_trial_shape
+
+    return measure_trial_shape(TrialConfig.from_json(config_json))
+
+
+def _train(parameters: dict[str, Any]) -> None:
+    """The trainable: a thin shell around `workers.trial.run_trial`, whose result lies in the work folder."""
+    config = TrialConfig.from_json(parameters["config"])
+    run_trial(config, Path(parameters["work"]), lambda epoch: tune.report(epoch.__dict__))
+
+
+class _Feed(Searcher):  # type: ignore[misc]
+    """Hands Tune one trial after the other, when it asks: no thousands of trials that wait inside Tune."""
+
+    def __init__(self, trials: Sequence[TrialConfig], work: Work) -> None:
+        super().__init__()
+        self._left = [
+            {
+                "trial_id": config.trial_id,
+                "config": config.to_json(),
+                "work": str(work(config.trial_id).absolute()),
+            }
+            for config in reversed(trials)
+        ]
+
+    def suggest(self, trial_id: str) -> Any:
+        return self._left.pop() if self._left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing to learn from a trial: every one runs to its end."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing of Tune's is ever restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing of Tune's is ever restored."""
+
+
+class _Relay(tune.Callback):  # type: ignore[misc]
+    """Passes Tune's events on to the listener, and knows which trials have no result yet."""
+
+    def __init__(self, trials: Sequence[TrialConfig], work: Work, listener: Listener) -> None:
+        self._configs = {config.trial_id: config for config in trials}
+        self._running: dict[str, TrialConfig] = {}
+        self._work, self._listener = work, listener
+        self.error: Exception | None = None
+        self.any_ended = False
+
+    def __reduce__(self) -> Any:
+        """Tune pickles its callbacks into the state that is never read; there is nothing to keep."""
+        return (tune.Callback, ())
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        config = self._configs[trial.config["trial_id"]]
+        self._running[config.trial_id] = config
+        self._tell(self._listener.started, config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        fields = {name: result[name] for name in EpochMetrics.__dataclass_fields__ if name in result}
+        if len(fields) == len(EpochMetrics.__dataclass_fields__):
+            config = self._configs[trial.config["trial_id"]]
+            self._tell(self._listener.epoch, config, EpochMetrics(**fields))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial.config["trial_id"], "the worker ended without a result")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial.config["trial_id"], "the worker process died (killed, or out of memory)")
+
+    def lose_running(self, reason: str) -> None:
+        """Give every trial that was under way a result: the run that held them is gone."""
+        for trial_id in list(self._running):
+            self._end(trial_id, reason)
+
+    def not_ended(self) -> list[TrialConfig]:
+        """The trials that have no result yet, in their order."""
+        return list(self._configs.values())
+
+    def _end(self, trial_id: str, reason: str) -> None:
+        self._running.pop(trial_id, None)
+        config = self._configs.pop(trial_id)
+        self.any_ended = True
+        result = read_result(self._work(trial_id))
+        self._tell(self._listener.ended, config, result or died(config, reason))
+
+    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
+        """An exception ends the Tune run, which may wrap or log it: the original is kept."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,104 @@
+"""Rows of the results table: made from a trial's configuration, its shape's measurement and its result."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from sweep.cost import train_flops
+from sweep.layout import SweepFolder
+from sweep.plan import EXCLUDED, RowState
+from sweep.table import write_records, write_rows
+from workers.contract import EpochMetrics, TrialConfig, TrialResult
+
+if TYPE_CHECKING:
+    from workers.profiling import Costs
+
+
+def cell_columns(sweep: str, config: TrialConfig) -> dict[str, Any]:
+    """The columns that say what a trial is."""
+    names = ("trial_id", "family", "width", "depth", "resolution", "epochs", "seed", "protocol", "precision")
+    recipe = dataclasses.asdict(config.recipe)
+    return {
+        "sweep": sweep,
+        **{name: getattr(config, name) for name in names},
+        "recipe": recipe.pop("name"),
+        "dataset": f"{config.data.name} {config.data.version}",
+        "source": "measured",
+        "batch_size": config.recipe.batch_size,
+        **{f"recipe_{name}": value for name, value in recipe.items()},
+    }
+
+
+def cost_columns(config: TrialConfig, costs: "Costs", measured: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns that say what a trial's shape costs; a shape that could not be measured leaves them empty."""
+    return {
+        "params": costs.params,
+        "macs_per_image": costs.macs_per_image,
+        "train_flops": train_flops(config, costs.macs_per_image),
+        **(measured or {}),
+    }
+
+
+def result_columns(result: TrialResult) -> dict[str, Any]:
+    """The columns that say how a trial ended."""
+    values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    history: tuple[EpochMetrics, ...] = values.pop("history")
+    last = history[-1] if history else None
+    return {
+        **values,
+        "status": result.status.value,
+        "epochs_done": len(history),
+        "minival_top1": last.minival_top1 if last else None,
+        "train_top1": last.train_top1 if last else None,
+    }
+
+
+def excluded_row(sweep: str, config: TrialConfig, costs: "Costs", reason: str) -> dict[str, Any]:
+    """The row of a cell that the space leaves out."""
+    return {
+        **cell_columns(sweep, config),
+        **cost_columns(config, costs, None),
+        "status": EXCLUDED,
+        "error": reason,
+    }
+
+
+def commit(folder: SweepFolder, row: Mapping[str, Any], history: tuple[EpochMetrics, ...]) -> None:
+    """Write the learning curve, then the row: where the row is, everything is."""
+    trial_id = str(row["trial_id"])
+    if history:
+        write_records(
+            folder.epochs(trial_id),
+            [{"trial_id": trial_id, **dataclasses.asdict(epoch)} for epoch in history],
+        )
+    write_rows(folder.row(trial_id), [row])
+
+
+def read_history(folder: SweepFolder, trial_id: str) -> tuple[EpochMetrics, ...]:
+    """The learning curve of a trial whose row is written; empty where there is none."""
+    path = folder.epochs(trial_id)
+    if not path.exists():
+        return ()
+    names = EpochMetrics.__dataclass_fields__
+    return tuple(
+        EpochMetrics(**{name: row[name] for name in names} | {"epoch": int(row["epoch"])})
+        for row in pq.read_table(path).to_pylist()
+    )
+
+
+def read_states(folder: SweepFolder) -> dict[str, RowState]:
+    """Status and error of every row, by trial id."""
+    states = {}
+    for path in folder.trials.glob("*.parquet"):
+        for row in pq.read_table(path, columns=["trial_id", "status", "error"]).to_pylist():
+            states[str(row["trial_id"])] = RowState(str(row["status"]), row["error"])
+    return states
+
+
+def read_row(path: Path) -> dict[str, Any]:
+    """One trial's row with its empty columns left out."""
+    row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
+    return {name: value for name, value in row.items() if value is not None}

@@ -1,0 +1,209 @@
+"""Records sweeps in MLflow, off the training path: one parent run per sweep, one child per trial.
+
+A run is found again by its `trial_id` tag, and every metric carries the time at which it was measured, so recording
+twice changes nothing. The only module that knows MLflow.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweep.trials import label
+from workers.contract import EpochMetrics, TrialConfig, TrialStatus
+
+Row = Mapping[str, Any]
+EPOCH_METRICS = ("train_loss", "train_top1", "minival_top1", "learning_rate")
+FINAL_METRICS = (
+    "val_top1", "val_top5", "val_loss", "params", "macs_per_image", "train_flops", "train_step_ms",
+    "infer_latency_ms", "peak_memory_bytes", "train_images_per_s", "train_device_hours",
+)  # fmt: skip
+PARAMETERS = (
+    "family", "width", "depth", "resolution", "epochs", "seed", "recipe", "dataset", "protocol", "batch_size",
+    "precision", "device",
+)  # fmt: skip
+
+
+class Tracker(Protocol):
+    """Hears of a sweep as it goes on; its failures never stop a trial."""
+
+    def trial_started(self, config: TrialConfig) -> None:
+        """A trial is under way."""
+
+    def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
+        """One epoch of it is done."""
+
+    def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
+        """The trial's row is written; everything about it can be recorded from these two."""
+
+    def sweep_ended(self, artifacts: Path) -> None:
+        """The sweep is done; the folder's files belong to it."""
+
+    def close(self, finished: bool) -> list[str]:
+        """Wait for what is under way; what could not be recorded, in words."""
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def trial_started(self, config: TrialConfig) -> None:
+        """Nothing."""
+
+    def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
+        """Nothing."""
+
+    def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
+        """Nothing."""
+
+    def sweep_ended(self, artifacts: Path) -> None:
+        """Nothing."""
+
+    def close(self, finished: bool) -> list[str]:
+        """Nothing failed."""
+        return []
+
+
+class MlflowTracker:
+    """Records in MLflow from a thread of its own, in the order of the calls.
+
+    Args:
+        sweep: name of the sweep; its experiment has the same name.
+        description: the search space, kept as the parent run's note.
+        recorded: called with trial id, tracking address and run id once MLflow has the whole trial.
+    """
+
+    def __init__(self, sweep: str, description: str, recorded: Callable[[str, str, str], None]) -> None:
+        self._store = _Store(sweep, description, recorded)
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._problems: list[str] = []
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def trial_started(self, config: TrialConfig) -> None:
+        """Open the trial's run, or the one that an earlier attempt opened."""
+        self._jobs.put(lambda: self._store.start(config.trial_id, label(vars(config))))
+
+    def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
+        """Log one epoch."""
+        self._jobs.put(lambda: self._store.log_epochs(config.trial_id, [metrics]))
+
+    def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
+        """Log the whole trial: what the epochs before it logged already does not change."""
+        self._jobs.put(lambda: self._store.record(row, history))
+
+    def sweep_ended(self, artifacts: Path) -> None:
+        """Attach the report's files to the parent run."""
+        self._jobs.put(lambda: self._store.attach(artifacts))
+
+    def close(self, finished: bool) -> list[str]:
+        """Wait until MLflow has everything; the problems met on the way."""
+        self._jobs.put(lambda: self._store.end(finished))
+        self._jobs.put(None)
+        self._thread.join()
+        return self._problems
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception as error:  # MLflow raises many kinds, and none may stop a sweep
+                text = (str(error).strip().splitlines() or [""])[0]
+                self._problems.append(f"{type(error).__name__}: {text}")
+
+
+class _Store:
+    """The runs of one sweep in MLflow; used by one thread."""
+
+    def __init__(self, sweep: str, description: str, recorded: Callable[[str, str, str], None]) -> None:
+        self._sweep, self._description, self._recorded = sweep, description, recorded
+        self._client: Any = None
+        self._runs: dict[str, str] = {}
+
+    def start(self, trial_id: str, name: str, started_ms: int | None = None) -> str:
+        """The trial's run id; found by its tag, or created under the sweep's parent run."""
+        tags = {"sweep": self._sweep, "trial_id": trial_id, "mlflow.parentRunId": self._parent()}
+        return self._run(f"tags.trial_id = '{trial_id}'", trial_id, name, tags, started_ms)
+
+    def log_epochs(self, trial_id: str, history: Sequence[EpochMetrics]) -> None:
+        """Log epochs with the time at which each was measured, so that the same one twice is the same entry."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, getattr(epoch, name), round(1000 * epoch.finished_at), epoch.epoch)
+            for epoch in history
+            for name in EPOCH_METRICS
+        ]
+        for first in range(0, len(metrics), 1000):  # MLflow's limit for one batch
+            self._client.log_batch(self._runs[trial_id], metrics=metrics[first : first + 1000])
+
+    def record(self, row: Row, history: Sequence[EpochMetrics]) -> None:
+        """Everything about a trial that ended."""
+        from mlflow.entities import Metric, Param
+
+        trial_id = str(row["trial_id"])
+        run_id = self.start(trial_id, label(row), _milliseconds(row["started_at"]))
+        self.log_epochs(trial_id, history)
+        ended = _milliseconds(row["finished_at"])
+        names = [name for name in row if name in PARAMETERS or name.startswith("recipe_")]
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(n, float(row[n]), ended, 0) for n in FINAL_METRICS if row.get(n) is not None],
+            params=[Param(name, str(row[name])) for name in names],
+        )
+        self._client.set_tag(run_id, "status", str(row["status"]))
+        if row.get("error"):
+            self._client.set_tag(run_id, "error", str(row["error"])[:5000])
+        ok = row["status"] == TrialStatus.OK
+        self._client.set_terminated(run_id, "FINISHED" if ok else "FAILED", ended)
+        self._recorded(trial_id, self._client.tracking_uri, run_id)
+
+    def attach(self, folder: Path) -> None:
+        """Log a folder's files to the parent run."""
+        self._client_of().log_artifacts(self._parent(), str(folder), "report")
+
+    def end(self, finished: bool) -> None:
+        """Close the parent run, and the children that an interruption left open."""
+        if self._client is None:
+            return
+        for key, run_id in self._runs.items():
+            if self._client.get_run(run_id).info.status == "RUNNING":
+                done = finished and key == "parent"
+                self._client.set_terminated(run_id, "FINISHED" if done else "KILLED")
+
+    def _parent(self) -> str:
+        tags = {"sweep": self._sweep, "sweep_role": "parent", "mlflow.note.content": self._description}
+        return self._run("tags.sweep_role = 'parent'", "parent", self._sweep, tags, None)
+
+    def _run(self, query: str, key: str, name: str, tags: dict[str, str], started_ms: int | None) -> str:
+        if key in self._runs:
+            return self._runs[key]
+        client, experiment = self._client_of(), self._experiment
+        found = client.search_runs([experiment], f"{query} and tags.sweep = '{self._sweep}'", max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            client.update_run(run_id, "RUNNING")
+        else:
+            run_id = client.create_run(experiment, started_ms, tags, name).info.run_id
+        self._runs[key] = run_id
+        return str(run_id)
+
+    def _client_of(self) -> Any:
+        """The client, made on first use: importing MLflow takes seconds and a sweep with nothing to do needs none."""
+        if self._client is None:
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            for noisy in ("mlflow", "alembic"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient()
+            found = self._client.get_experiment_by_name(self._sweep)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(self._sweep)
+        return self._client
+
+
+def _milliseconds(time: Any) -> int:
+    return round(1000 * datetime.fromisoformat(str(time)).timestamp())
