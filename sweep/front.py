@@ -17,9 +17,7 @@ def pareto_mask(costs: Array, accuracies: Array) -> Mask:
     """
     costs, accuracies = np.asarray(costs, dtype=float), np.asarray(accuracies, dtype=float)
     mask = np.zeros(len(costs), dtype=bool)
-    kept = (
-        np.flatnonzero(_survivors(costs, accuracies)) if len(costs) > 4 * _SAMPLE else np.arange(len(costs))
-    )
+    kept = np.flatnonzero(_survivors(costs, accuracies)) if len(costs) > 4 * _SAMPLE else np.arange(len(costs))
     kept = kept[~(np.isnan(costs[kept]) | np.isnan(accuracies[kept]))]
     mask[kept[sorted_front(costs[kept], accuracies[kept])]] = True
     return mask

@@ -78,9 +78,7 @@ def pooled_sd(values: Array, cells: NDArray[np.int64]) -> tuple[float, float]:
     return (math.sqrt(squares / df) if df else math.nan), df
 
 
-def noise_of_cells(
-    values: Array, cells: NDArray[np.int64], images: Array, given: float | None = None
-) -> Noise:
+def noise_of_cells(values: Array, cells: NDArray[np.int64], images: Array, given: float | None = None) -> Noise:
     """Noise of one run for each cell of one budget.
 
     Args:

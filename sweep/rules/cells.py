@@ -127,9 +127,7 @@ class Study:
 
 def with_columns(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the columns that analysis reads; those that a foreign file lacks are empty."""
-    lacking = {name: None for name in _TEXT if name not in table} | {
-        n: np.nan for n in _NUMBERS if n not in table
-    }
+    lacking = {name: None for name in _TEXT if name not in table} | {n: np.nan for n in _NUMBERS if n not in table}
     return table.assign(**lacking)
 
 
@@ -156,9 +154,7 @@ def gather(table: pd.DataFrame, cost: str | None) -> Evidence:
     status = table["status"].fillna("ok").astype(str)
     fine = table[status == "ok"]
     if fine.empty:
-        raise TableError(
-            f"no usable rows: {_words(status) or 'the table is empty'}; right would be status ok"
-        )
+        raise TableError(f"no usable rows: {_words(status) or 'the table is empty'}; right would be status ok")
     accuracy = _accuracy_column(fine)
     cost = _cost_column(fine, cost)
     reasons = status.mask(status == "ok", "")
@@ -189,9 +185,7 @@ def _accuracy_column(rows: pd.DataFrame) -> str:
     for name in ("minival_top1", "val_top1"):
         if _finite(rows[name]).any():
             return name
-    raise TableError(
-        "no usable rows: neither minival_top1 nor val_top1 has a value in any row with status ok"
-    )
+    raise TableError("no usable rows: neither minival_top1 nor val_top1 has a value in any row with status ok")
 
 
 def _cost_column(rows: pd.DataFrame, asked: str | None) -> str:
@@ -212,12 +206,7 @@ def _cost_column(rows: pd.DataFrame, asked: str | None) -> str:
 
 def _is_cost(rows: pd.DataFrame, name: str) -> bool:
     numeric = pd.api.types.is_numeric_dtype(rows[name]) and not pd.api.types.is_bool_dtype(rows[name])
-    return (
-        numeric
-        and name not in _NO_COST
-        and not name.startswith("recipe_")
-        and bool(_finite(rows[name]).any())
-    )
+    return numeric and name not in _NO_COST and not name.startswith("recipe_") and bool(_finite(rows[name]).any())
 
 
 def _listed(names: list[str]) -> str:
@@ -262,16 +251,12 @@ def _cells(
     axes = part[list(AXES)].to_numpy(dtype=float)
     families, seeds = part["family"].tolist(), part["seed"].tolist()
     cells = []
-    for code, members in enumerate(
-        np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    ):
+    for code, members in enumerate(np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])):
         first = members[0]
         runs = {int(seeds[i]): float(top1[i]) for i in members if not pd.isna(seeds[i])}
         depth, width, resolution = axes[first]
         numbers = (float(cost[members].mean()), float(top1[members].mean()), len(members), float(sds[code]))
-        cell = Cell(
-            whole(depth), float(width), whole(resolution), *numbers, float(images[members].mean()), runs
-        )
+        cell = Cell(whole(depth), float(width), whole(resolution), *numbers, float(images[members].mean()), runs)
         cells.append((None if pd.isna(families[first]) else str(families[first]), cell))
     return cells
 

@@ -155,8 +155,8 @@ def _pair(other: Estimate, difference: Estimate) -> dict[str, Any]:
 def by_budget(entries: list[dict[str, Any]], family: str | None, budget: int | None) -> dict[str, Any]:
     """The verdict of a budget from its resolutions' entries.
 
-    The common verdict if all resolutions have it; else mixed if both sides occur or Cochran's Q rejects equal gains at 5 %;
-    else undetermined. Q = sum of (gain - weighted mean)^2 / SE^2 is chi-squared with k - 1 degrees of
+    The common verdict if all resolutions have it; else mixed if both sides occur or Cochran's Q rejects equal gains
+    at 5 %; else undetermined. Q = sum of (gain - weighted mean)^2 / SE^2 is chi-squared with k - 1 degrees of
     freedom; Q / (k - 1) is F with (k - 1, df) when the noise itself was estimated from df.
     """
     verdicts = {entry["verdict"] for entry in entries}

@@ -78,9 +78,7 @@ class Surface:
 def features(z: Array) -> Array:
     """(..., 3) -> (..., 10): 1, z, z^2 and the products of two axes."""
     products = [z[..., i] * z[..., j] for i, j in _PAIRS]
-    return np.stack(
-        [np.ones(z.shape[:-1]), *np.moveaxis(z, -1, 0), *np.moveaxis(z**2, -1, 0), *products], axis=-1
-    )
+    return np.stack([np.ones(z.shape[:-1]), *np.moveaxis(z, -1, 0), *np.moveaxis(z**2, -1, 0), *products], axis=-1)
 
 
 def _hessian(beta: Array) -> Array:
@@ -131,9 +129,7 @@ def _enough_levels(axes: Array) -> None:
     for name, column in zip(AXES, axes.T, strict=True):
         levels = len(np.unique(column))
         if levels < 3:
-            raise UnfitError(
-                f"{levels} {'level' if levels == 1 else 'levels'} of {name}; a curve needs at least 3"
-            )
+            raise UnfitError(f"{levels} {'level' if levels == 1 else 'levels'} of {name}; a curve needs at least 3")
 
 
 def _inverse(design: Array) -> Array:

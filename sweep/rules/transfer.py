@@ -53,9 +53,7 @@ def kendall_tau_b(a: Array, b: Array) -> float:
     return float(x @ y) / math.sqrt(untied) if untied else math.nan
 
 
-def rank_correlation(
-    a: list[Cell], b: list[Cell], df_a: float, df_b: float
-) -> tuple[float, tuple[float, float]]:
+def rank_correlation(a: list[Cell], b: list[Cell], df_a: float, df_b: float) -> tuple[float, tuple[float, float]]:
     """Kendall's tau-b of the cell means, and its interval under the noise of both budgets.
 
     The means are noisy already, which pulls tau towards 0; drawing noise again pulls it by as much once more. The
@@ -101,9 +99,7 @@ def regret_points(short: list[Cell], long: list[Cell]) -> tuple[float, str]:
     return float(np.mean([_regret(a, b, b, costs <= limit) for limit in limits])), "same seed"
 
 
-def _held_out_regrets(
-    short: list[Cell], long: list[Cell], costs: Array, limits: Array, seed: int
-) -> list[float]:
+def _held_out_regrets(short: list[Cell], long: list[Cell], costs: Array, limits: Array, seed: int) -> list[float]:
     """Regrets measured on one seed, with both choices made on the others; none where a cell lacks either."""
     a, b = (np.array([_mean_without(cell, seed) for cell in cells]) for cells in (short, long))
     judge = np.array([cell.runs.get(seed, math.nan) for cell in long])

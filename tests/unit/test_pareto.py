@@ -158,3 +158,13 @@ def test_published_front_equals_brute_force(budget):
     pairs = list(zip(part["trial_id"], part["train_step_ms"], part["minival_top1"], strict=True))
     expected = {name for name, c, a in pairs if not any(x <= c and y >= a and (x < c or y > a) for _, x, y in pairs)}
     assert set(ids(front)) == expected
+
+
+def test_a_budget_without_evidence_is_an_empty_front_among_others():
+    rows = pd.concat([table((1, 50), (2, 60)), table((1, 60), (2, 50)).assign(epochs=9, status="oom")])
+    rows = rows.assign(trial_id=list("abcd"), family=["f", "g", "f", "g"])
+    done, lost = pareto(rows, compare="g")["fronts"]
+    assert ids(done["front"]) == ["a", "b"]
+    assert (lost["front"], lost["recommended"], lost["excluded"]) == ([], [], {"oom": 2})
+    with pytest.raises(TableError, match="no usable rows: 2 oom"):
+        pareto(rows, budget=9)
