@@ -38,7 +38,9 @@ class ExecutorName(StrEnum):
     LOCAL = "local"
 
 
-Space = Annotated[Path, typer.Argument(help="A search space, such as search_spaces/quickstart.yaml.", show_default=False)]
+Space = Annotated[
+    Path, typer.Argument(help="A search space, such as search_spaces/quickstart.yaml.", show_default=False)
+]
 Sweep = Annotated[
     str | None,
     typer.Argument(help="A sweep's name or path, or a Parquet file; by default the newest sweep.", show_default=False),
@@ -99,8 +101,12 @@ def run(
     retry: Annotated[
         str, typer.Option(help="Also run trials again that failed in these ways, such as `oom,crashed`.")
     ] = "",
-    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time; by default all that fit.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; by default one is started here.")] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; by default all that fit.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster; by default one is started here.")
+    ] = None,
 ) -> None:
     """Train every trial that is not finished, then report. Running it again goes on where it stopped."""
     from sweep import commands

@@ -20,7 +20,6 @@ from workers.files import write_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sweep.controller import Controller
     from sweep.executor import Executor
     from sweep.plan import Plan
     from sweep.space import SweepSpec
@@ -68,7 +67,9 @@ def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> N
     if dump:
         for trial in made.trials:
             write_bytes(dump / f"{trial.config.trial_id}.json", trial.config.to_json().encode())
-        say(f"wrote {len(made.trials)} trials to {dump}/; run one with `python -m workers.trial --config FILE --work DIR`")
+        say(
+            f"wrote {len(made.trials)} trials to {dump}/; run one with `python -m workers.trial --config FILE --work DIR`"
+        )
 
 
 def run(space: Path, results: Path, options: RunOptions) -> int:

@@ -66,9 +66,7 @@ def owned(folder: SweepFolder) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RefusedError(
-                f"{folder.path}: {_owner(folder)} is running this sweep; wait or stop it"
-            ) from None
+            raise RefusedError(f"{folder.path}: {_owner(folder)} is running this sweep; wait or stop it") from None
         file.seek(0)
         file.truncate()
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -143,9 +141,7 @@ class Controller:
         costs = cost_columns(config, cost.count(config), self._measurement(config))
         row = {**cell_columns(self._folder.name, config), **costs, **result_columns(result)}
         commit(self._folder, row, result.history)
-        self._folder.tracked(config.trial_id).unlink(
-            missing_ok=True
-        )  # an earlier failure's record is out of date
+        self._folder.tracked(config.trial_id).unlink(missing_ok=True)  # an earlier failure's record is out of date
         self._tracker.trial_ended({k: v for k, v in row.items() if v is not None}, result.history)
 
     def _take_over_results(self, trials: list[TrialConfig]) -> list[TrialConfig]:

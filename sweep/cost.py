@@ -30,9 +30,7 @@ def train_flops(config: TrialConfig, macs_per_image: int) -> float | None:
     """3 x 2 x MACs x training images x epochs, or None where the number of images is not known."""
     if config.data.train_images is None:
         return None
-    return float(
-        FORWARD_AND_BACKWARD * FLOPS_PER_MAC * macs_per_image * config.data.train_images * config.epochs
-    )
+    return float(FORWARD_AND_BACKWARD * FLOPS_PER_MAC * macs_per_image * config.data.train_images * config.epochs)
 
 
 def predicted_seconds(config: TrialConfig, train_step_ms: float) -> float | None:

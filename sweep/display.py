@@ -69,7 +69,9 @@ def _interval(ci: Sequence[float | None] | None) -> str:
 
 def plan_table(console: Console, value: Value) -> None:
     """Every trial of a plan, then the totals."""
-    table = _table("trial", "depth", "width", "px", "epochs", "seed", "params", "MACs", "train FLOPs", "hours", "status")
+    table = _table(
+        "trial", "depth", "width", "px", "epochs", "seed", "params", "MACs", "train FLOPs", "hours", "status"
+    )
     for trial in value["trials"]:
         table.add_row(
             trial["trial_id"], str(trial["depth"]), f"{trial['width']:g}", str(trial["resolution"]),
@@ -138,7 +140,9 @@ def _model_name(member: Value) -> str:
 
 def rules_tables(console: Console, value: Value) -> None:
     """Verdicts first, then what they rest on."""
-    console.print(f"[bold]{value['sweep'] or 'table'}[/bold]: accuracy {value['accuracy_column']}, cost {value['cost']}")
+    console.print(
+        f"[bold]{value['sweep'] or 'table'}[/bold]: accuracy {value['accuracy_column']}, cost {value['cost']}"
+    )
     console.print(f"noise: {_number(value['noise_sd'])} points ({value['noise_source']})", soft_wrap=True)
     _verdicts(console, value)
     _steps(console, value)
@@ -148,7 +152,16 @@ def rules_tables(console: Console, value: Value) -> None:
 
 
 def _verdicts(console: Console, value: Value) -> None:
-    table = _table("epochs", "px", "verdict", "depth - width", "95 % interval", "why", left=("verdict", "why"), title="\nDepth or width")
+    table = _table(
+        "epochs",
+        "px",
+        "verdict",
+        "depth - width",
+        "95 % interval",
+        "why",
+        left=("verdict", "why"),
+        title="\nDepth or width",
+    )
     by_budget = {(v["family"], v["budget"]): v["verdict"] for v in value["depth_vs_width_by_budget"]}
     last = None
     for entry in value["depth_vs_width"]:
@@ -165,7 +178,9 @@ def _verdicts(console: Console, value: Value) -> None:
 
 def _steps(console: Console, value: Value) -> None:
     """Steps in resolution, counted by verdict: the list itself is in the JSON."""
-    table = _table("epochs", "from", "to", "raise", "prefer depth", "prefer width", "undetermined", title="\nRaise the resolution?")
+    table = _table(
+        "epochs", "from", "to", "raise", "prefer depth", "prefer width", "undetermined", title="\nRaise the resolution?"
+    )
     groups: dict[tuple[Any, ...], dict[str, int]] = {}
     for step in value["resolution_steps"]:
         counts = groups.setdefault((step["budget"], step["from"], step["to"]), {})
@@ -188,7 +203,15 @@ def _exponents(console: Console, value: Value) -> None:
 
 
 def _transfers(console: Console, value: Value) -> None:
-    table = _table("from", "to", "rank correlation", "95 % interval", "regret, points", "flips", title="\nDoes a short budget tell?")
+    table = _table(
+        "from",
+        "to",
+        "rank correlation",
+        "95 % interval",
+        "regret, points",
+        "flips",
+        title="\nDoes a short budget tell?",
+    )
     for entry in value["transfer"]:
         flips = entry["flips"]
         table.add_row(

@@ -107,9 +107,7 @@ def newest_sweep(results: Path) -> Path:
     marks = [*results.glob("*/trials"), *results.glob("*/space.yaml")]
     changed = {mark.parent: mark.stat().st_mtime_ns for mark in marks if mark.parent.name not in NOT_SWEEPS}
     if not changed:
-        raise TableError(
-            f"no sweep under {results}/ yet; `sweep run search_spaces/quickstart.yaml` makes one"
-        )
+        raise TableError(f"no sweep under {results}/ yet; `sweep run search_spaces/quickstart.yaml` makes one")
     return max(changed, key=lambda folder: changed[folder])
 
 

@@ -23,6 +23,7 @@ from sweep.rules.cells import (
     gather,
     images_of,
     plain,
+    positions_of,
     refuse_mixtures,
     sweep_name,
     tally,
@@ -164,7 +165,7 @@ def points_of(evidence: Evidence, rows: pd.DataFrame, noise_sd: float | None) ->
     grouping = rows.assign(alone=alone).groupby([*keys, "alone"], dropna=False)
     codes = np.asarray(grouping.ngroup(), dtype=np.int64)
     top1 = rows[evidence.accuracy].to_numpy(dtype=float)
-    noise = noise_of_cells(top1, codes, images_of(rows, evidence.accuracy), noise_sd)
+    noise = noise_of_cells(top1, codes, images_of(rows, evidence.accuracy), noise_sd, positions_of(rows))
     runs = np.bincount(codes)
     cost = np.bincount(codes, rows[evidence.cost].to_numpy(dtype=float)) / runs
     val = np.asarray(rows["val_top1"].astype(float).groupby(codes).mean(), dtype=float)

@@ -77,9 +77,7 @@ def make_plan(
         costs: counts a trial's costs; asked only where the space has limits and the trial is not finished.
         retry: failures of these kinds are planned again.
     """
-    return Plan(
-        spec.sweep, tuple(_sort(spec, trial, rows.get(trial.trial_id), costs, retry) for trial in trials)
-    )
+    return Plan(spec.sweep, tuple(_sort(spec, trial, rows.get(trial.trial_id), costs, retry) for trial in trials))
 
 
 def _sort(

@@ -168,11 +168,7 @@ class LiveProgress(PlainProgress):
 
     def _running_line(self, config: TrialConfig) -> str:
         metrics = self._epoch_of.get(config.trial_id)
-        done = (
-            f"epoch {metrics.epoch}/{config.epochs}, minival {metrics.minival_top1:.1f} %"
-            if metrics
-            else "started"
-        )
+        done = f"epoch {metrics.epoch}/{config.epochs}, minival {metrics.minival_top1:.1f} %" if metrics else "started"
         return f"{label(vars(config)):<24} {done}"
 
 

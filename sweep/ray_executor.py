@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its own result files; ours are the table's
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its experiment state, which is never read
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables on stdout
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else a warning
 
 import ray
@@ -41,9 +42,7 @@ class RayExecutor:
         address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
     """
 
-    def __init__(
-        self, cpus: int, gpus: float, max_concurrent: int | None = None, address: str | None = None
-    ) -> None:
+    def __init__(self, cpus: int, gpus: float, max_concurrent: int | None = None, address: str | None = None) -> None:
         self._resources = {"cpu": cpus, "gpu": gpus}
         self._max_concurrent, self._address = max_concurrent, address
 
@@ -112,7 +111,7 @@ class RayExecutor:
         signal.signal(signal.SIGTERM, handler)
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def _measure(config_json: str) -> Any:
     from workers.profiling import measure_trial_shape
 

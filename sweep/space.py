@@ -218,9 +218,7 @@ def _refuse_twice(file: YamlFile, loc: tuple[str, ...], values: list[Any]) -> No
     seen = set()
     for index, value in enumerate(values):
         if value in seen:
-            raise SpaceError(
-                f"{file.place((*loc, index))}: {value} stands twice; each cell may be given once"
-            )
+            raise SpaceError(f"{file.place((*loc, index))}: {value} stands twice; each cell may be given once")
         seen.add(value)
 
 
@@ -230,9 +228,7 @@ def _refuse_repeated_cells(file: YamlFile, spec: SweepSpec) -> None:
     seen = {cell.key for cell in spec.all_cells()[: -listed or None]} if spec.axes else set()
     for index, cell in enumerate(spec.cells):
         if cell.key in seen:
-            raise SpaceError(
-                f"{file.place(('cells', index))}: this cell stands twice; each may be given once"
-            )
+            raise SpaceError(f"{file.place(('cells', index))}: this cell stands twice; each may be given once")
         seen.add(cell.key)
 
 
@@ -277,9 +273,7 @@ def data_root(spec: SweepSpec, path: Path) -> str | None:
     folder = Path(_VARIABLE.sub(lambda match: os.environ[match[1]], root))
     for split in ("train", "val"):
         if not (folder / split).is_dir():
-            raise DataUnavailableError(
-                f"{place}: {folder / split} is no folder; expected one folder a class in it"
-            )
+            raise DataUnavailableError(f"{place}: {folder / split} is no folder; expected one folder a class in it")
     return str(folder)
 
 

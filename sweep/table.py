@@ -68,9 +68,7 @@ COLUMNS: tuple[Column, ...] = (
         "forward multiply-adds of convolutions and linear layers; FLOPs are 2 x this",
     ),
     Column("train_flops", _REAL, "FLOPs", "3 x 2 x macs_per_image x training images x epochs"),
-    Column(
-        "train_step_ms", _REAL, "ms", "one training step of batch_size images, median, alone on the device"
-    ),
+    Column("train_step_ms", _REAL, "ms", "one training step of batch_size images, median, alone on the device"),
     Column("infer_latency_ms", _REAL, "ms", "forward pass of one image, median, alone on the device"),
     Column("infer_latency_p10_ms", _REAL, "ms", "10th percentile of the same"),
     Column("infer_latency_p90_ms", _REAL, "ms", "90th percentile of the same"),
@@ -86,9 +84,7 @@ COLUMNS: tuple[Column, ...] = (
         "images/s",
         "training images over the time spent training, in the trial itself",
     ),
-    Column(
-        "train_device_hours", _REAL, "h", "time the trial held its device, all attempts, evaluation included"
-    ),
+    Column("train_device_hours", _REAL, "h", "time the trial held its device, all attempts, evaluation included"),
     Column("device", _TEXT, "", "model of the device that trained the trial"),
     Column("precision", _TEXT, "", "float32 or bfloat16 (autocast)"),
     Column("micro_batch", _WHOLE, "images", "images per forward pass; gradients add up to batch_size"),

@@ -78,7 +78,7 @@ class MlflowTracker:
 
     def __init__(self, sweep: str, description: str, recorded: Callable[[str, str, str], None]) -> None:
         self._store = _Store(sweep, description, recorded)
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._problems: list[str] = []
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()

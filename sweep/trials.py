@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sweep.space import CellSpec, SweepSpec
@@ -57,7 +57,7 @@ def identity(config: TrialConfig) -> dict[str, Any]:
 
 
 def label(trial: Mapping[str, Any]) -> str:
-    """A short name for people from a trial's fields or its row: `d50 w0.5 32px 3ep`, with the seed where it is not 0."""
+    """A short name for people from a trial's fields or its row: `d50 w0.5 32px 3ep`, with a seed above 0."""
     seed = f" s{trial['seed']}" if trial["seed"] else ""
     return f"d{trial['depth']} w{trial['width']:g} {trial['resolution']}px {trial['epochs']}ep{seed}"
 

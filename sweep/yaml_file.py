@@ -97,7 +97,7 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
         try:
-            value = self._scalars.construct_object(node)  # type: ignore[no-untyped-call]
+            value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             raise SpaceError(f"{self.path}:{self.lines[loc]}: {node.value!r} is not a plain value") from error
         if isinstance(value, float) and not math.isfinite(value):

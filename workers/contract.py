@@ -57,9 +57,7 @@ class DataConfig:
     name: str
     version: str
     classes: int
-    train_images: (
-        int | None
-    )  # None where it cannot be known without looking; then train_flops is not known either
+    train_images: int | None  # None where it cannot be known without looking; then train_flops is not known either
     minival: float
     root: str | None = None
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ DIGITS_MEAN, DIGITS_STD = (0.305,) * 3, (0.376,) * 3  # of the 1,797 images
 class Images(Protocol):
     """A list of labelled images."""
 
-    labels: Sequence[int]
+    @property
+    def labels(self) -> Sequence[int]:
+        """One class per image."""
 
     def load(self, index: int) -> Image.Image:
         """The image as RGB."""
@@ -109,9 +111,7 @@ def _digits(minival: float) -> Splits:
     rest, val = held_out(names, images.labels, DIGITS_VAL_SHARE)
     kept, out = held_out([names[i] for i in rest], [images.labels[i] for i in rest], minival)
     train, hold = [rest[i] for i in kept], [rest[i] for i in out]
-    return Splits(
-        *_subsets(images, train, hold), Subset(images, tuple(val)), DIGITS_MEAN, DIGITS_STD, in_memory=True
-    )
+    return Splits(*_subsets(images, train, hold), Subset(images, tuple(val)), DIGITS_MEAN, DIGITS_STD, in_memory=True)
 
 
 def _subsets(images: Images, train: list[int], minival: list[int]) -> tuple[Subset, Subset, Subset]:
@@ -173,26 +173,21 @@ def train_transform(recipe: Recipe, resolution: int) -> Transform:
 
         # timm clips at 10 unless told otherwise; the papers' scale goes beyond.
         magnitude = recipe.randaugment_magnitude
-        steps.append(
-            rand_augment_transform(f"rand-m{magnitude}-n{recipe.randaugment_layers}-mmax{magnitude}", {})
-        )
-    return v2.Compose([*steps, v2.PILToTensor()])
+        steps.append(rand_augment_transform(f"rand-m{magnitude}-n{recipe.randaugment_layers}-mmax{magnitude}", {}))
+    return cast(Transform, v2.Compose([*steps, v2.PILToTensor()]))
 
 
 def _resized_crop(recipe: Recipe, resolution: int) -> object:
     if recipe.crop_min_area >= 1:
         return v2.Resize((resolution, resolution), InterpolationMode.BICUBIC)
-    return v2.RandomResizedCrop(
-        resolution, (recipe.crop_min_area, 1.0), (3 / 4, 4 / 3), InterpolationMode.BICUBIC
-    )
+    return v2.RandomResizedCrop(resolution, (recipe.crop_min_area, 1.0), (3 / 4, 4 / 3), InterpolationMode.BICUBIC)
 
 
 def eval_transform(recipe: Recipe, resolution: int) -> Transform:
     """Resize the shorter side and cut the centre, to uint8 (3, R, R)."""
     shorter = round(resolution / recipe.eval_crop)
-    return v2.Compose(
-        [v2.Resize(shorter, InterpolationMode.BICUBIC), v2.CenterCrop(resolution), v2.PILToTensor()]
-    )
+    steps = [v2.Resize(shorter, InterpolationMode.BICUBIC), v2.CenterCrop(resolution), v2.PILToTensor()]
+    return cast(Transform, v2.Compose(steps))
 
 
 @contextmanager
@@ -227,9 +222,7 @@ class _Rendered(Dataset[tuple[torch.Tensor, int]]):
 class Loader:
     """Batches of one trial: `train(epoch)` and `evaluate(subset)`."""
 
-    def __init__(
-        self, splits: Splits, recipe: Recipe, resolution: int, seed: int, workers: int | None = None
-    ):
+    def __init__(self, splits: Splits, recipe: Recipe, resolution: int, seed: int, workers: int | None = None):
         """Prepare the batches.
 
         Args:
@@ -243,9 +236,7 @@ class Loader:
             DataError: the training set is smaller than one batch.
         """
         if len(splits.train) < recipe.batch_size:
-            raise DataError(
-                f"{len(splits.train)} training images are fewer than a batch of {recipe.batch_size}"
-            )
+            raise DataError(f"{len(splits.train)} training images are fewer than a batch of {recipe.batch_size}")
         self.splits, self.batch_size, self.seed = splits, recipe.batch_size, seed
         self._train_transform = train_transform(recipe, resolution) if recipe.augments else None
         self._eval_transform = eval_transform(recipe, resolution)
@@ -261,11 +252,11 @@ class Loader:
     def train(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches, in an order that depends on seed and epoch alone."""
         order = self._order(epoch)[: self.steps_per_epoch * self.batch_size]
-        return self._batches(self.splits.train, order.split(self.batch_size), self._train_transform, epoch)
+        return self._batches(self.splits.train, torch.split(order, self.batch_size), self._train_transform, epoch)
 
     def evaluate(self, subset: Subset) -> Iterator[Batch]:
         """All images of a subset in its own order, without augmentation."""
-        return self._batches(subset, torch.arange(len(subset)).split(EVAL_BATCH), None, 0)
+        return self._batches(subset, torch.split(torch.arange(len(subset)), EVAL_BATCH), None, 0)
 
     def _order(self, epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -284,9 +275,7 @@ class Loader:
     def _in_memory(self, subset: Subset) -> torch.Tensor:
         """All images of a small subset, rendered once."""
         if id(subset) not in self._kept:
-            self._kept[id(subset)] = torch.stack(
-                [self._eval_transform(subset.images.load(i)) for i in subset.indices]
-            )
+            self._kept[id(subset)] = torch.stack([self._eval_transform(subset.images.load(i)) for i in subset.indices])
         return self._kept[id(subset)]
 
 

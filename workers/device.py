@@ -21,9 +21,7 @@ class Device:
         if kind not in ("cpu", "cuda"):
             raise InvalidConfigError(f"device {kind!r} is unknown; cpu or cuda")
         if kind == "cuda" and not torch.cuda.is_available():
-            raise InvalidConfigError(
-                "device cuda: this machine has no CUDA device; use `resources: {cpu: 1}`"
-            )
+            raise InvalidConfigError("device cuda: this machine has no CUDA device; use `resources: {cpu: 1}`")
         if precision not in DTYPES:
             raise InvalidConfigError(f"precision {precision!r} is unknown; {', '.join(DTYPES)}")
         self.kind, self.precision = kind, precision

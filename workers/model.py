@@ -1,6 +1,7 @@
 """Builds the models through timm; the same code on any device, the meta device included."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from timm.layers import DropPath, SEModule
@@ -50,12 +51,10 @@ def build_resnet_rs(
     _set_batch_norm(model, BN_MOMENTUM_WITH_EMA if recipe and recipe.ema_decay else BN_MOMENTUM)
     if recipe and recipe.stochastic_depth:
         _set_stochastic_depth(model, recipe.stochastic_depth)
-    return model
+    return cast(nn.Module, model)
 
 
-def build_model(
-    family: str, width: float, depth: int, classes: int, recipe: Recipe | None = None
-) -> nn.Module:
+def build_model(family: str, width: float, depth: int, classes: int, recipe: Recipe | None = None) -> nn.Module:
     """The model of a shape; see the builder of its family."""
     if family != "resnet_rs":
         raise ValueError(f"unknown family {family!r}")

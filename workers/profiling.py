@@ -1,4 +1,4 @@
-"""What a shape costs: parameters and multiply-adds counted on the meta device, time and memory measured on a real one."""
+"""What a shape costs: parameters and multiply-adds counted on the meta device, time and memory measured."""
 
 import os
 import statistics
@@ -65,9 +65,7 @@ def count_modules(model: nn.Module, resolution: int) -> tuple[tuple[str, int, in
         model.eval()(torch.empty(1, 3, resolution, resolution, device="meta"))
     for hook in hooks:
         hook.remove()
-    return tuple(
-        (name, sum(p.numel() for p in module.parameters()), macs.get(module, 0)) for name, module in leaves
-    )
+    return tuple((name, sum(p.numel() for p in module.parameters()), macs.get(module, 0)) for name, module in leaves)
 
 
 def _record_macs(
@@ -114,14 +112,11 @@ def measure_shape(
     activations and the batch.
     """
     torch.manual_seed(0)
-    model = build_model(family, width, depth, classes, recipe).to(
-        device.torch, memory_format=torch.channels_last
-    )
+    model = build_model(family, width, depth, classes, recipe)
+    model = model.to(device.torch).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-    step = _training_step(
-        model, optimizer, average, recipe, _random_batch(recipe, resolution, classes, device), device
-    )
+    step = _training_step(model, optimizer, average, recipe, _random_batch(recipe, resolution, classes, device), device)
     _timed(step, WARMUP_STEPS, device)
     peak = _peak_memory(step, _bytes_kept(model, optimizer, average), device)
     step_ms = statistics.median(_timed(step, TRAIN_STEPS, device))
@@ -191,7 +186,8 @@ def _peak_memory(work: Callable[[], None], kept: int, device: Device) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
         work()
-    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
     # Only the raw events have every allocation with its time; the public list folds them into operators.
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))

@@ -68,9 +68,8 @@ class Trainer:
     def __init__(self, config: TrialConfig, loader: Loader, device: Device) -> None:
         self.config, self.recipe, self.loader, self.device = config, config.recipe, loader, device
         torch.manual_seed(config.seed)
-        self.model = build_model(
-            config.family, config.width, config.depth, config.data.classes, config.recipe
-        ).to(device.torch, memory_format=torch.channels_last)
+        model = build_model(config.family, config.width, config.depth, config.data.classes, config.recipe)
+        self.model = model.to(device.torch).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.average = WeightAverage(self.model, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.normalize = Normalize(loader.splits, device.torch)
@@ -115,7 +114,7 @@ class Trainer:
     def _accumulate_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Gradients of the batch's mean loss, one BatchNorm group after the other."""
         groups = list(
-            zip(images.split(self.recipe.bn_batch), labels.split(self.recipe.bn_batch), strict=True)
+            zip(torch.split(images, self.recipe.bn_batch), torch.split(labels, self.recipe.bn_batch), strict=True)
         )
         total = torch.zeros((), device=images.device)
         for part, targets in groups:

@@ -220,6 +220,13 @@ def images_of(rows: pd.DataFrame, accuracy: str) -> Array:
     return np.where((rows["source"] == "published").to_numpy(dtype=bool, na_value=False), np.nan, images)
 
 
+def positions_of(rows: pd.DataFrame) -> Array:
+    """Where each row lies: log2 of depth, width and resolution, then 0 or 1 for each family but the first."""
+    axes = np.log2(rows[list(AXES)].to_numpy(dtype=float, na_value=np.nan))
+    families = pd.get_dummies(rows["family"], dtype=float).to_numpy()[:, 1:]
+    return np.column_stack([axes, families])
+
+
 def studies_of(
     evidence: Evidence, accuracy: str, noise_sd: float | None
 ) -> tuple[list[Study], dict[int | None, Noise]]:
@@ -232,7 +239,7 @@ def studies_of(
         grouping = part.groupby(["family", *AXES], dropna=False)
         values = part[accuracy].to_numpy(dtype=float)
         codes = np.asarray(grouping.ngroup(), dtype=np.int64)
-        noises[name] = noise_of_cells(values, codes, images_of(part, accuracy), noise_sd)
+        noises[name] = noise_of_cells(values, codes, images_of(part, accuracy), noise_sd, positions_of(part))
         cells = _cells(part, evidence, accuracy, codes, noises[name].sd)
         families = list(dict.fromkeys(family for family, _ in cells))
         for family in families:
