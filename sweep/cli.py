@@ -8,7 +8,7 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -174,12 +174,3 @@ def sync(sweep: Sweep = None, results: Results = RESULTS) -> None:
     from sweep import commands
 
     commands.sync(sweep, results)
-
-
-def write_out(value: Any) -> None:
-    """Print a JSON-ready value on stdout as one object."""
-    import json
-
-    from workers.files import plain
-
-    sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")

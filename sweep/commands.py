@@ -67,9 +67,7 @@ def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> N
     if dump:
         for trial in made.trials:
             write_bytes(dump / f"{trial.config.trial_id}.json", trial.config.to_json().encode())
-        say(
-            f"wrote {len(made.trials)} trials to {dump}/; run one with `python -m workers.trial --config FILE --work DIR`"
-        )
+        say(f"wrote {len(made.trials)} trials to {dump}/; `python -m workers.trial --config FILE --work DIR` runs one")
 
 
 def run(space: Path, results: Path, options: RunOptions) -> int:
@@ -208,13 +206,24 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
     fronts = value.get("fronts", [value])
     display.show(value, output.format, display.front_tables, rows=[row for front in fronts for row in front["front"]])
     if output.out:
-        write_bytes(output.out, display.recommended_space(fronts, table, path).encode())
+        members = [member for front in fronts for member in front["recommended"]]
+        write_bytes(output.out, _recommended_space(path, members).encode())
         say(f"wrote {output.out}; `sweep run {output.out}` trains it")
     if output.plot:
         from sweep.plots import plot_front
 
         plot_front(table, output.plot, **{name: query[name] for name in ("budget", "cost", "noise_sd")})
         say(f"wrote {output.plot}")
+
+
+def _recommended_space(path: Path, members: list[dict[str, Any]]) -> str:
+    """Recommended cells as a search space that `sweep run` accepts."""
+    from sweep.space import dump_space, load_space, space_of_cells
+
+    space = SweepFolder(path).space
+    if not space.is_file():
+        raise TableError(f"--out: {path} has no space.yaml, so its data set and recipe are not known")
+    return dump_space(space_of_cells(load_space(space), members), sweep.__version__)
 
 
 def rules(name: str | None, results: Path, query: Mapping[str, Any], plot: Path | None, output_format: str) -> None:

@@ -41,9 +41,12 @@ def _write_csv(rows: Sequence[Value]) -> None:
 
 
 def _table(*columns: str, left: Sequence[str] = (), title: str | None = None) -> Table:
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold", header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
+    table.header_style = "dim"
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+        table.add_column(
+            column, justify="left" if column in left else "right", overflow="fold", no_wrap=column != "why"
+        )
     return table
 
 
@@ -51,14 +54,24 @@ def quantity(value: float | None, digits: int = 3) -> str:
     """A large number with its prefix: 4.56 G."""
     if value is None:
         return "-"
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for prefix, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.{digits}g} {prefix}"
     return f"{value:.{digits}g}"
 
 
+def epochs_in_words(budget: float | None) -> str:
+    """`1 epoch`, `350 epochs`, or `no budget given`."""
+    return "no budget given" if budget is None else f"{budget:.0f} epoch{'' if budget == 1 else 's'}"
+
+
 def _number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
+
+
+def _cost(value: float) -> str:
+    """Four digits; a prefix only where the number would be long."""
+    return f"{value:.4g}" if value < 1e4 else quantity(value, 4)
 
 
 def _interval(ci: Sequence[float | None] | None) -> str:
@@ -69,25 +82,22 @@ def _interval(ci: Sequence[float | None] | None) -> str:
 
 def plan_table(console: Console, value: Value) -> None:
     """Every trial of a plan, then the totals."""
-    table = _table(
-        "trial", "depth", "width", "px", "epochs", "seed", "params", "MACs", "train FLOPs", "hours", "status"
-    )
+    table = _table("trial", "depth", "width", "px", "epochs", "params", "MACs", "FLOPs", "hours", "status")
     for trial in value["trials"]:
         table.add_row(
             trial["trial_id"], str(trial["depth"]), f"{trial['width']:g}", str(trial["resolution"]),
-            str(trial["epochs"]), str(trial["seed"]), quantity(trial["params"]), quantity(trial["macs_per_image"]),
+            str(trial["epochs"]), quantity(trial["params"]), quantity(trial["macs_per_image"]),
             quantity(trial["train_flops"]), _number(trial["predicted_device_hours"], ".3g"), trial["status"],
         )  # fmt: skip
     console.print(table)
-    totals = value["totals"]
+    console.print(_plan_totals(value["sweep"], value["totals"]))
+
+
+def _plan_totals(sweep: str, totals: Value) -> str:
     hours = totals["predicted_device_hours"]
-    console.print(
-        f"{value['sweep']}: {totals['trials']} trials: {totals['finished']} finished, {totals['planned']} to run, "
-        f"{totals['failed']} failed, {totals['excluded']} excluded",
-        f"in all {quantity(totals['train_flops'])}FLOPs; "
-        + ("device-hours not predicted: no shape measured yet" if hours is None else f"{hours:.3g} device-hours"),
-        sep="\n",
-    )
+    counts = ", ".join(f"{totals[name]} {name}" for name in ("finished", "planned", "failed", "excluded"))
+    predicted = "device-hours not predicted: no shape measured yet" if hours is None else f"{hours:.3g} device-hours"
+    return f"{sweep}: {totals['trials']} trials: {counts}\nin all {quantity(totals['train_flops'])}FLOPs; {predicted}"
 
 
 def status_table(console: Console, value: Value) -> None:
@@ -113,14 +123,14 @@ def front_tables(console: Console, value: Value) -> None:
 
 
 def _front_table(console: Console, front: Value) -> None:
-    budget = "all rows" if front["budget"] is None else f"{front['budget']} epochs"
+    budget = epochs_in_words(front["budget"])
     left_out = ", ".join(f"{count} {reason}" for reason, count in front["excluded"].items())
     table = _table("", "model", "px", "top-1 %", "± se", front["cost"], "P(on front)", left=("", "model"))
     chosen = {member["trial_id"] for member in front["recommended"]}
     for member in front["front"]:
         table.add_row(
             "*" if member["trial_id"] in chosen else "", _model_name(member), _number(member["resolution"], ".0f"),
-            _number(member["top1"]), _number(member["top1_se"]), quantity(member["cost"], 4),
+            _number(member["top1"]), _number(member["top1_se"]), _cost(member["cost"]),
             _number(member["p_on_front"]),
         )  # fmt: skip
     console.print(f"\n[bold]{front['sweep'] or 'table'}, {budget}[/bold]: front of {front['considered']} cells")
@@ -147,6 +157,7 @@ def rules_tables(console: Console, value: Value) -> None:
     _verdicts(console, value)
     _steps(console, value)
     _exponents(console, value)
+    _regimes(console, value)
     _transfers(console, value)
     _coverage(console, value)
 
@@ -199,7 +210,15 @@ def _exponents(console: Console, value: Value) -> None:
         gamma = f"{entry['gamma']:.3f} {_interval(entry['ci'])}" if entry["gamma"] is not None else "-"
         against = f"compound rule {_number(entry['compound_rule_gamma'], '.3f')}"
         reason = f" ({entry['reason']})" if entry.get("reason") else ""
-        console.print(f"{_number(entry['budget'], '.0f')} epochs: {gamma}, {against}: {entry['verdict']}{reason}")
+        console.print(f"{epochs_in_words(entry['budget'])}: {gamma}, {against}: {entry['verdict']}{reason}")
+
+
+def _regimes(console: Console, value: Value) -> None:
+    """Larger cells that fit the training set better and the held-out images worse."""
+    larger = value["regime"]
+    if larger:
+        count = sum(entry["overfits"] is True for entry in larger)
+        console.print(f"\n[bold]Overfitting[/bold] {count} of {len(larger)} larger cells")
 
 
 def _transfers(console: Console, value: Value) -> None:
@@ -213,10 +232,9 @@ def _transfers(console: Console, value: Value) -> None:
         title="\nDoes a short budget tell?",
     )
     for entry in value["transfer"]:
-        flips = entry["flips"]
         table.add_row(
             _number(entry["from"], ".0f"), _number(entry["to"], ".0f"), _number(entry["kendall_tau"]),
-            _interval(entry["ci"]), _number(entry["regret_points"]), str(len(flips) if isinstance(flips, list) else flips),
+            _interval(entry["ci"]), _number(entry["regret_points"]), str(len(entry["flips"])),
         )  # fmt: skip
     if value["transfer"]:
         console.print(table)
@@ -226,8 +244,8 @@ def _coverage(console: Console, value: Value) -> None:
     parts = []
     for entry in value["coverage"]:
         missing = ", ".join(f"{count} {status}" for status, count in entry["missing_by_status"].items())
-        budget = _number(entry["budget"], ".0f")
-        parts.append(f"{budget} epochs: {entry['ok']} of {entry['planned']}" + (f" ({missing})" if missing else ""))
+        budget = epochs_in_words(entry["budget"])
+        parts.append(f"{budget}: {entry['ok']} of {entry['planned']}" + (f" ({missing})" if missing else ""))
     console.print("\n[bold]Coverage[/bold] " + "; ".join(parts))
 
 
@@ -266,8 +284,3 @@ def _budget_status(budget: Any, ids: Sequence[tuple[str, Any]], states: Mapping[
         "by_status": by_status,
         "not_run": len(members) - sum(by_status.values()),
     }
-
-
-def recommended_space(fronts: Sequence[Value], table: Any, path: Any) -> str:
-    """The recommended cells as a search space that `sweep run` accepts."""
-    raise NotImplementedError

@@ -140,7 +140,7 @@ def noise_of_cells(
         first = np.unique(cells, return_index=True)[1]
         scatter, df = scatter_sd(means, sizes, positions[first])
         if np.mean(scatter**2) > np.mean(prior**2):
-            words = f"scatter about a smooth surface, {df:g} degrees of freedom, since each cell has one seed"
+            words = f"one seed per cell: scatter about a smooth surface, {df:g} degrees of freedom"
             return Noise(np.maximum(scatter, prior), df, words)
     return Noise(prior, math.inf, _prior_words(images))
 
@@ -165,7 +165,7 @@ def describe(noises: Mapping[int | None, Noise]) -> str:
     sources = {budget: noise.source for budget, noise in noises.items()}
     if len(set(sources.values())) == 1:
         return next(iter(sources.values())) + (" per budget" if _replicated(noises) else "")
-    return "; ".join(f"{source} at {budget} epochs" for budget, source in sources.items())
+    return "; ".join(f"at {budget} epochs {source}" for budget, source in sources.items())
 
 
 def _replicated(noises: Mapping[int | None, Noise]) -> bool:

@@ -277,6 +277,12 @@ def data_root(spec: SweepSpec, path: Path) -> str | None:
     return str(folder)
 
 
+def space_of_cells(spec: SweepSpec, cells: list[dict[str, Any]]) -> SweepSpec:
+    """The same study on a list of cells instead of its grid, as `<sweep>_recommended`."""
+    listed = [CellSpec(**{axis: cell[axis] for axis in AXES}) for cell in cells]
+    return spec.model_copy(update={"sweep": f"{spec.sweep}_recommended", "axes": None, "cells": listed})
+
+
 def dump_space(spec: SweepSpec, version: str) -> str:
     """The resolved space as YAML that `load_space` reads back to an equal spec."""
     values = spec.model_dump(mode="json", exclude_none=True)

@@ -7,7 +7,7 @@ A file from elsewhere with only some of the columns is a valid table: the missin
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -140,7 +140,7 @@ def read_table(path: Path) -> pd.DataFrame:
     for column in COLUMNS:
         if column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(len(table), column.type))
-    return table.to_pandas()
+    return cast(pd.DataFrame, table.to_pandas())
 
 
 def _read_part(path: Path) -> pa.Table:

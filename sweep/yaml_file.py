@@ -53,11 +53,10 @@ def read_yaml(path: Path) -> YamlFile:
 
 
 def _refuse_aliases(path: Path, text: str) -> None:
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise SpaceError(
-                f"{path}:{event.start_mark.line + 1}: alias *{event.anchor} is not allowed; write the value out"
-            )
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            line = token.start_mark.line + 1
+            raise SpaceError(f"{path}:{line}: alias *{token.value} is not allowed; write the value out")
 
 
 def _line_of(error: yaml.YAMLError) -> str:
