@@ -95,6 +95,12 @@ COLUMNS: tuple[Column, ...] = (
 _TYPES = {column.name: column.type for column in COLUMNS}
 
 
+def column_reference() -> str:
+    """The columns as a Markdown table; results/README.md shows it, and a test keeps the two equal."""
+    rows = [f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |" for c in COLUMNS]
+    return "\n".join(["| column | type | unit | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
 def schema_of(row: Mapping[str, Any]) -> pa.Schema:
     """Arrow schema of a row: the declared columns, then its own `recipe_...` and other columns by value."""
     fields = [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in COLUMNS]

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sweep.noise import Estimate, noise_of_cells, pooled_sd, prior_sd, quantile
+from sweep.noise import Estimate, noise_of_cells, pooled_sd, prior_sd, quantile, scatter_sd
 
 
 def test_prior_is_the_seed_noise_and_the_sampling_error_of_the_images():
@@ -53,3 +53,58 @@ def test_the_side_needs_the_whole_interval():
     assert Estimate(1.0, 0.5).side() == 1
     assert Estimate(-1.0, 0.5).side() == -1
     assert Estimate(1.0, 0.5, df=2).side() == 0
+
+
+GRID = np.array([[d, w, r] for d in (5.0, 6.0, 7.0) for w in (-2.0, -1.5, -1.0) for r in (4.0, 5.0)])
+CELLS = np.arange(len(GRID))
+IMAGES = np.full(len(GRID), 1e6)  # so many that their sampling error does not count
+
+
+def smooth(grid):
+    """An error that falls with every axis, as a power law with curvature."""
+    return np.exp(3 - 0.1 * grid.sum(axis=1) + 0.01 * (grid[:, 0] - 6) ** 2)
+
+
+def test_scatter_of_a_smooth_surface_is_nothing():
+    sd, df = scatter_sd(100 - smooth(GRID), IMAGES, GRID)
+    assert df == 18 - 9  # two resolutions have no curvature of their own
+    assert sd.max() < 1e-9
+
+
+def test_scatter_finds_the_noise_that_was_put_in():
+    generator = np.random.default_rng(1)
+    relative = [
+        np.mean(
+            scatter_sd(100 - smooth(GRID) * np.exp(0.2 * generator.standard_normal(18)), IMAGES, GRID)[0] / smooth(GRID)
+        )
+        for _ in range(200)
+    ]
+    assert np.mean(relative) == pytest.approx(0.2, rel=0.1)
+
+
+def test_one_seed_per_cell_takes_the_scatter_where_it_exceeds_the_prior():
+    top1 = 100 - smooth(GRID) * np.where(CELLS % 2, 1.5, 0.6)
+    noise = noise_of_cells(top1, CELLS, IMAGES, positions=GRID)
+    assert noise.df == 9
+    assert noise.source.startswith("one seed per cell")
+    assert (noise.sd > 1).all()
+
+
+def test_a_smooth_table_keeps_the_prior():
+    noise = noise_of_cells(100 - smooth(GRID), CELLS, IMAGES, positions=GRID)
+    assert math.isinf(noise.df)
+    assert noise.source.startswith("prior")
+
+
+def test_published_cells_keep_the_prior_however_they_scatter():
+    top1 = 100 - smooth(GRID) * np.where(CELLS % 2, 1.5, 0.6)
+    noise = noise_of_cells(top1, CELLS, np.full(len(GRID), np.nan), positions=GRID)
+    assert noise.sd == pytest.approx(0.10)
+
+
+@pytest.mark.parametrize("positions", [GRID[:8], np.full((18, 3), np.nan)], ids=["too few", "unknown"])
+def test_scatter_says_nothing_where_it_cannot_tell(positions):
+    k = len(positions)
+    sd, df = scatter_sd(np.full(k, 90.0), np.full(k, 100.0), positions)
+    assert np.isnan(sd).all()
+    assert df == 0
