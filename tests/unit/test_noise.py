@@ -65,6 +65,11 @@ def smooth(grid):
     return np.exp(3 - 0.1 * grid.sum(axis=1) + 0.01 * (grid[:, 0] - 6) ** 2)
 
 
+def rough(grid):
+    """Accuracies whose errors scatter by a factor that has nothing to do with the axes."""
+    return 100 - smooth(grid) * np.exp(0.5 * np.random.default_rng(2).standard_normal(len(grid)))
+
+
 def test_scatter_of_a_smooth_surface_is_nothing():
     sd, df = scatter_sd(100 - smooth(GRID), IMAGES, GRID)
     assert df == 18 - 9  # two resolutions have no curvature of their own
@@ -83,7 +88,7 @@ def test_scatter_finds_the_noise_that_was_put_in():
 
 
 def test_one_seed_per_cell_takes_the_scatter_where_it_exceeds_the_prior():
-    top1 = 100 - smooth(GRID) * np.where(CELLS % 2, 1.5, 0.6)
+    top1 = rough(GRID)
     noise = noise_of_cells(top1, CELLS, IMAGES, positions=GRID)
     assert noise.df == 9
     assert noise.source.startswith("one seed per cell")
@@ -97,7 +102,7 @@ def test_a_smooth_table_keeps_the_prior():
 
 
 def test_published_cells_keep_the_prior_however_they_scatter():
-    top1 = 100 - smooth(GRID) * np.where(CELLS % 2, 1.5, 0.6)
+    top1 = rough(GRID)
     noise = noise_of_cells(top1, CELLS, np.full(len(GRID), np.nan), positions=GRID)
     assert noise.sd == pytest.approx(0.10)
 
