@@ -83,7 +83,7 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
         folder.keep_space(dump_space(spec, sweep.__version__))
         made = _plan(spec, root, folder, retry)
         if _nothing_left(made, folder):
-            say(f"{spec.sweep}: nothing to do, {_counts(made)} in {folder.path}/")
+            say(f"{spec.sweep}: nothing to do, {_counts(made)} in {folder.path}/{_how_to_retry(made)}")
             return _exit_code(made)
         try:
             _reconcile(spec, made, folder, options)
@@ -92,7 +92,8 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
             say(f"{spec.sweep}: interrupted, {done}; the same command goes on from there")
             return 130
         made = _plan(spec, root, folder, ())
-        say(f"{spec.sweep}: {_counts(made)} in {folder.path}/; see `sweep pareto` and `sweep rules`")
+        hint = _how_to_retry(made) or "; see `sweep pareto` and `sweep rules`"
+        say(f"{spec.sweep}: {_counts(made)} in {folder.path}/{hint}")
         return _exit_code(made)
 
 
@@ -180,6 +181,14 @@ def _counts(made: "Plan") -> str:
 
     counts = Counter(trial.status.value for trial in made.trials)
     return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _how_to_retry(made: "Plan") -> str:
+    """The option that runs the failed trials again; empty where none failed."""
+    from sweep.plan import PlanStatus
+
+    kinds = {str(trial.reason).partition(":")[0] for trial in made.with_status(PlanStatus.FAILED)}
+    return f"; `--retry {','.join(sorted(kinds))}` runs the failed ones again" if kinds else ""
 
 
 def _exit_code(made: "Plan") -> int:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from sweep import cost
-from sweep.errors import RefusedError
+from sweep.errors import RefusedError, SweepError
 from sweep.executor import Executor
 from sweep.layout import SweepFolder
 from sweep.plan import EXCLUDED, Plan, PlanStatus, RowState, longest_first
@@ -166,6 +166,8 @@ class Controller:
             self._progress.measuring(config, index, len(missing))
             try:
                 measured = self._executor.measure(config)
+            except SweepError:  # nothing could be measured or trained: say so and stop
+                raise
             except Exception as error:  # a shape that does not fit must not stop the others
                 text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 self._progress.note(f"{config.trial_id}: its shape could not be measured: {text}")

@@ -4,6 +4,7 @@
     ├── SpaceError             the search space is wrong; says where and what would be right
     ├── TableError             a results table cannot be read or lacks what was asked for
     ├── DataUnavailableError   the data set named by the space is not on this machine
+    ├── ResourcesError         no machine at hand has what one trial asks for
     └── RefusedError           exit code 3: another controller owns the sweep, or its files are damaged
 
 Messages are one line: where, what is wrong, what would be right.
@@ -26,6 +27,10 @@ class TableError(SweepError):
 
 class DataUnavailableError(SweepError):
     """The data set that the search space names is not available on this machine."""
+
+
+class ResourcesError(SweepError):
+    """No machine at hand has what one trial asks for."""
 
 
 class RefusedError(SweepError):

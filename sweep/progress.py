@@ -20,6 +20,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class _Tally:
     """Counts trials and epochs and predicts the time left from the work done so far."""
 
@@ -91,12 +95,12 @@ class PlainProgress:
     def measuring(self, config: TrialConfig, index: int, total: int) -> None:
         """Only the first, so that a log stays short."""
         if index == 1:
-            self._line(f"measuring {total} shapes, one at a time, before training")
+            self._line(f"measuring {_count(total, 'shape')}, one at a time, before training")
 
     def running(self, trials: list[TrialConfig], work: dict[str, float]) -> None:
         """Training begins."""
         self._tally.begin(trials, work)
-        self._line(f"training {len(trials)} trials, longest first")
+        self._line(f"training {_count(len(trials), 'trial')}, longest first")
 
     def started(self, config: TrialConfig) -> None:
         """Counted only."""
@@ -126,10 +130,10 @@ class LiveProgress(PlainProgress):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._screen, transient=True)
         self._last: list[str] = []
         self._epoch_of: dict[str, EpochMetrics] = {}
         self._headline = "starting"
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._screen, transient=True)
 
     def __enter__(self) -> "LiveProgress":
         self._live.start()

@@ -23,8 +23,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming d
 
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
+from sweep.errors import ResourcesError
 from sweep.executor import Listener, died
 from workers.contract import EpochMetrics, TrialConfig
 from workers.trial import read_result, run_trial
@@ -109,6 +111,16 @@ class RayExecutor:
             configure_logging=True,
         )
         signal.signal(signal.SIGTERM, handler)
+        if self._address is None:  # a cluster may still grow, this machine will not
+            self._refuse_more_than_there_is()
+
+    def _refuse_more_than_there_is(self) -> None:
+        """Ray would wait for ever for resources that never come."""
+        have = ray.cluster_resources()
+        for name, wanted in self._resources.items():
+            if wanted > have.get(name.upper(), 0):
+                there = f"{have.get(name.upper(), 0):g}"
+                raise ResourcesError(f"resources: one trial asks for {name} {wanted:g}, this machine has {there}")
 
 
 @ray.remote  # type: ignore[untyped-decorator]
@@ -151,8 +163,11 @@ class _Feed(Searcher):  # type: ignore[misc]
         """Nothing of Tune's is ever restored."""
 
 
-class _Relay(tune.Callback):  # type: ignore[misc]
-    """Passes Tune's events on to the listener, and knows which trials have no result yet."""
+class _Relay(TrialProgressCallback):  # type: ignore[misc]
+    """Passes Tune's events on to the listener, and knows which trials have no result yet.
+
+    As a progress callback it takes the place of Tune's own one, which prints on stdout.
+    """
 
     def __init__(self, trials: Sequence[TrialConfig], work: Work, listener: Listener) -> None:
         self._configs = {config.trial_id: config for config in trials}

@@ -274,7 +274,7 @@ def data_root(spec: SweepSpec, path: Path) -> str | None:
     for split in ("train", "val"):
         if not (folder / split).is_dir():
             raise DataUnavailableError(f"{place}: {folder / split} is no folder; expected one folder a class in it")
-    return str(folder)
+    return str(folder.absolute())
 
 
 def space_of_cells(spec: SweepSpec, cells: list[dict[str, Any]]) -> SweepSpec:

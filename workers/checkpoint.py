@@ -19,15 +19,20 @@ KEPT = 2  # the last one, and the one before in case the last is damaged
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write the state after `epoch` finished epochs and drop all but the last two checkpoints."""
+    """Write the state after `epoch` finished epochs and drop all but the last two checkpoints.
+
+    Those of later epochs go too: training came past them because they could not be used.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
     path = folder / f"checkpoint-{epoch:05d}.pt"
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), {"epoch": epoch, "sha256": hashlib.sha256(data).hexdigest()})
-    for old in _manifests(folder)[KEPT:]:
-        _remove(old)
+    manifests = _manifests(folder)
+    newest = manifests.index(path.with_suffix(".json"))
+    for manifest in manifests[:newest] + manifests[newest + KEPT :]:
+        _remove(manifest)
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
@@ -49,7 +54,7 @@ def clear(folder: Path) -> None:
     """Remove all checkpoints: the trial has its result."""
     for manifest in _manifests(folder):
         _remove(manifest)
-    for orphan in folder.glob("checkpoint-*.pt"):
+    for orphan in [*folder.glob("checkpoint-*.pt"), *folder.glob(".checkpoint-*.tmp")]:
         orphan.unlink(missing_ok=True)
 
 

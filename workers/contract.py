@@ -36,7 +36,7 @@ class DataError(TrialError):
 
 
 class DivergedError(TrialError):
-    """The training loss became NaN or infinite."""
+    """The loss became NaN or infinite."""
 
     status = TrialStatus.DIVERGED
 

@@ -6,7 +6,8 @@ Images stay uint8 until they are on the device; `Normalize` turns them into floa
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -28,6 +29,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 images (N, 3, H, W), labels (
 Transform = Callable[[Image.Image], torch.Tensor]
 
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+DIGITS_CLASSES = 10
 DIGITS_VAL_SHARE = 0.2
 EVAL_BATCH = 256  # no gradients are kept, so memory is no concern
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -83,7 +85,11 @@ def load_splits(config: DataConfig) -> Splits:
     Raises:
         DataError: it is missing or not what the configuration says; the message names the file.
     """
-    return _digits(config.minival) if config.name == "digits" else _folder(config)
+    if config.name != "digits":
+        return _folder(config)
+    if config.classes != DIGITS_CLASSES:
+        raise DataError(f"digits: {DIGITS_CLASSES} classes, expected {config.classes}")
+    return _digits(config.minival)
 
 
 class DigitsImages:
@@ -197,7 +203,7 @@ def _seeded(*key: int) -> Iterator[None]:
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(digest)
     np.random.seed(digest)
-    torch.manual_seed(digest)
+    torch.default_generator.manual_seed(digest)  # torch.manual_seed would reseed the GPUs as well
     try:
         yield
     finally:
@@ -217,6 +223,18 @@ class _Rendered(Dataset[tuple[torch.Tensor, int]]):
         index = self._subset.indices[position]
         with _seeded(self._seed, epoch, position):
             return self._transform(self._subset.images.load(index)), self._subset.images.labels[index]
+
+
+def _told_plainly(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; a loader process's DataError comes without the traceback that torch puts around it."""
+    try:
+        yield from batches
+    except DataError as error:
+        _, _, message = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")
+        traceback.clear_frames(error.__traceback__)  # they would hold the loader, whose processes then linger
+    else:
+        return
+    raise DataError(message.strip())
 
 
 class Loader:
@@ -242,7 +260,7 @@ class Loader:
         self._eval_transform = eval_transform(recipe, resolution)
         cores = len(os.sched_getaffinity(0))
         self._workers = 0 if splits.in_memory else (cores if workers is None else workers)
-        self._kept: dict[int, torch.Tensor] = {}
+        self._kept: dict[Subset, torch.Tensor] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -270,13 +288,15 @@ class Loader:
             return ((images[chunk], subset.labels[chunk]) for chunk in chunks)
         keys = [[(epoch, int(position)) for position in chunk] for chunk in chunks]
         rendered = _Rendered(subset, transform or self._eval_transform, self.seed)
-        return iter(DataLoader(rendered, batch_sampler=keys, num_workers=self._workers, pin_memory=False))
+        # With a generator of its own it leaves the process's untouched.
+        own = torch.Generator()
+        return _told_plainly(DataLoader(rendered, batch_sampler=keys, num_workers=self._workers, generator=own))
 
     def _in_memory(self, subset: Subset) -> torch.Tensor:
         """All images of a small subset, rendered once."""
-        if id(subset) not in self._kept:
-            self._kept[id(subset)] = torch.stack([self._eval_transform(subset.images.load(i)) for i in subset.indices])
-        return self._kept[id(subset)]
+        if subset not in self._kept:
+            self._kept[subset] = torch.stack([self._eval_transform(subset.images.load(i)) for i in subset.indices])
+        return self._kept[subset]
 
 
 class Normalize:

@@ -5,9 +5,27 @@ Garden (TFM). A value marked MEM is recalled from the paper's appendix and could
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+# What each number may be, as a test that NaN fails, and in words.
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("batch_size", "bn_batch", "learning_rate"), lambda value: 0 < value < math.inf, "above 0 and finite"),
+    (("crop_min_area", "eval_crop"), lambda value: 0 < value <= 1, "in (0, 1]"),
+    (
+        ("momentum", "label_smoothing", "ema_decay", "dropout", "stochastic_depth"),
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+    ),
+    (("horizontal_flip",), lambda value: 0 <= value <= 1, "in [0, 1]"),
+    (
+        ("warmup_epochs", "weight_decay", "randaugment_layers", "randaugment_magnitude"),
+        lambda value: 0 <= value < math.inf,
+        "at least 0 and finite",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +52,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
+        for names, allowed, words in LIMITS:
+            for name in names:
+                if not allowed(getattr(self, name)):
+                    raise ValueError(f"{name} {getattr(self, name)} is not {words}")
         if self.batch_size % self.bn_batch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of bn_batch {self.bn_batch}")
-        for name in ("dropout", "stochastic_depth", "label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not in [0, 1)")
-        for name in ("batch_size", "bn_batch", "learning_rate", "crop_min_area", "eval_crop"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)} is not above 0")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
 
     @property
     def augments(self) -> bool:

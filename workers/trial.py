@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import fcntl
 import json
+import math
 import os
 import platform
 import sys
@@ -21,6 +22,7 @@ import torch
 
 from workers import checkpoint
 from workers.contract import (
+    DivergedError,
     EpochMetrics,
     InvalidConfigError,
     TrialConfig,
@@ -31,6 +33,7 @@ from workers.contract import (
 from workers.data import Loader, load_splits
 from workers.device import Device
 from workers.environment import versions
+from workers.families import check_shape
 from workers.files import write_bytes, write_json
 from workers.train import Score, Trainer
 
@@ -81,14 +84,18 @@ def _train_or_explain(config: TrialConfig, work: Path, report: Report) -> dict[s
         return _train(config, work, report, history)
     except TrialError as error:
         status, message = error.status, str(error)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        status, message = TrialStatus.OOM, _one_line(error)
     except Exception as error:  # a row must come of every failure
-        status, message = TrialStatus.CRASHED, _one_line(error)
+        status, message = TrialStatus.OOM if _out_of_memory(error) else TrialStatus.CRASHED, _one_line(error)
     return {"status": status, "error": message, "history": tuple(history)}
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host had too little memory; torch's allocator on CPU tells by its message alone."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 def _train(config: TrialConfig, work: Path, report: Report, history: list[EpochMetrics]) -> dict[str, Any]:
+    _check(config)
     device = Device(config.device, config.precision, config.threads)
     splits = load_splits(config.data)
     trainer = Trainer(config, Loader(splits, config.recipe, config.resolution, config.seed), device)
@@ -96,19 +103,34 @@ def _train(config: TrialConfig, work: Path, report: Report, history: list[EpochM
     started = time.perf_counter()
     (val,) = trainer.evaluate(splits.val)
     val_seconds = time.perf_counter() - started
+    if not math.isfinite(val.loss):  # the last step's weights never meet a training loss
+        raise DivergedError(f"the validation loss is {val.loss} after the last epoch")
     return _outcome(trainer, history, val, val_seconds)
+
+
+def _check(config: TrialConfig) -> None:
+    """Refuse what cannot be trained."""
+    try:
+        check_shape(config.family, config.width, config.depth, config.resolution)
+    except ValueError as error:
+        raise InvalidConfigError(str(error)) from error
+    if config.epochs < 1:
+        raise InvalidConfigError(f"epochs {config.epochs} is below 1")
+    if not 0 < config.data.minival < 1:
+        raise InvalidConfigError(f"minival {config.data.minival} is not in (0, 1)")
 
 
 def _train_epochs(trainer: Trainer, work: Path, report: Report, history: list[EpochMetrics]) -> None:
     """Fill `history` with every epoch: those of earlier attempts from the checkpoint, then those trained now."""
     state = checkpoint.load_latest(work)
-    if state:
+    if state and state.get("trial_id") == trainer.config.trial_id:
         trainer.load_state(state["trainer"])
         history += [EpochMetrics(**epoch) for epoch in state["history"]]
     for epoch in range(len(history) + 1, trainer.config.epochs + 1):
         history.append(_one_epoch(trainer, epoch))
         kept = [dataclasses.asdict(done) for done in history]
-        checkpoint.save(work, epoch, {"trainer": trainer.state(), "history": kept})
+        state = {"trial_id": trainer.config.trial_id, "trainer": trainer.state(), "history": kept}
+        checkpoint.save(work, epoch, state)
         report(history[-1])
 
 
@@ -184,7 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = TrialConfig.from_json(options.config.read_text())
-    except (OSError, InvalidConfigError) as error:
+        options.work.mkdir(parents=True, exist_ok=True)
+    except (OSError, UnicodeDecodeError, InvalidConfigError) as error:
         sys.stderr.write(f"{options.config}: {error}\n")
         return 2
     result = run_trial(config, options.work, _print_epoch)

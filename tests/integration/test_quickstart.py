@@ -69,7 +69,9 @@ def test_every_planned_trial_has_one_row_and_ran_its_whole_length(quickstart):
     assert (rows["status"] == "ok").all()
     assert (rows["epochs_done"] == rows["epochs"]).all()
     assert (
-        rows[["train_step_ms", "infer_latency_ms", "peak_memory_bytes", "params", "macs_per_image"]].notna().all(axis=None)
+        rows[["train_step_ms", "infer_latency_ms", "peak_memory_bytes", "params", "macs_per_image"]]
+        .notna()
+        .all(axis=None)
     )
 
 

@@ -1,0 +1,145 @@
+import io
+import json
+import pathlib
+import pickle
+import warnings
+
+import pytest
+import torch
+
+from workers import checkpoint
+from workers.files import write_json
+
+DAMAGED = pytest.mark.filterwarnings("ignore:.*damaged checkpoint passed over")
+
+
+def state_of(epoch):
+    return {"weights": torch.arange(5.0) * epoch, "history": [{"loss": 1 / 3}] * epoch, "steps": epoch}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of epochs 1 to 3, of which the last two are left."""
+    for epoch in (1, 2, 3):
+        checkpoint.save(tmp_path, epoch, state_of(epoch))
+    return tmp_path
+
+
+def test_the_newest_is_loaded_as_it_was_saved(folder):
+    state = checkpoint.load_latest(folder)
+    assert state["steps"] == 3
+    assert state["history"] == state_of(3)["history"]
+    assert torch.equal(state["weights"], state_of(3)["weights"])
+
+
+def test_only_the_last_two_are_kept(folder):
+    assert names(folder) == [f"checkpoint-0000{epoch}.{kind}" for epoch in (2, 3) for kind in ("json", "pt")]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.load_latest(tmp_path) is None
+    assert checkpoint.load_latest(tmp_path / "absent") is None
+
+
+def test_epochs_are_in_the_order_of_their_numbers(tmp_path):
+    for epoch in (9, 10, 11, 99, 100):
+        checkpoint.save(tmp_path, epoch, state_of(epoch))
+    assert checkpoint.load_latest(tmp_path)["steps"] == 100
+    assert len(names(tmp_path)) == 4
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def remove(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, remove])
+def test_a_damaged_state_is_passed_over_with_a_warning_to_the_one_before(folder, damage):
+    damage(folder / "checkpoint-00003.pt")
+    with pytest.warns(UserWarning, match=r"checkpoint-00003\.json: damaged checkpoint passed over"):
+        assert checkpoint.load_latest(folder)["steps"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"epoch": 3, "sha256": "00"}'])
+def test_a_damaged_manifest_is_passed_over_with_a_warning_to_the_one_before(folder, text):
+    (folder / "checkpoint-00003.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"checkpoint-00003\.json: damaged"):
+        assert checkpoint.load_latest(folder)["steps"] == 2
+
+
+def test_a_state_without_a_manifest_does_not_count(folder):
+    (folder / "checkpoint-00003.json").unlink()
+    assert checkpoint.load_latest(folder)["steps"] == 2
+
+
+def test_when_all_are_damaged_there_is_none(folder):
+    for file in folder.glob("*.pt"):
+        truncate(file)
+    with pytest.warns(UserWarning, match="damaged") as told:
+        assert checkpoint.load_latest(folder) is None
+    assert len(told) == 2
+
+
+def test_what_is_trained_after_damage_replaces_the_damaged_later_ones(folder):
+    for file in folder.glob("*.pt"):
+        truncate(file)
+    checkpoint.save(folder, 1, state_of(1))
+    assert names(folder) == ["checkpoint-00001.json", "checkpoint-00001.pt"]
+    with warnings.catch_warnings(action="error"):
+        assert checkpoint.load_latest(folder)["steps"] == 1
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.target,)
+
+
+@DAMAGED
+def test_a_state_that_would_run_code_is_passed_over_and_its_code_not_run(folder):
+    sprung = folder / "sprung"
+    buffer = io.BytesIO()
+    torch.save({"steps": Trap(sprung)}, buffer)
+    checkpoint.save(folder, 4, {})
+    (folder / "checkpoint-00004.pt").write_bytes(buffer.getvalue())
+    digest = checkpoint.hashlib.sha256(buffer.getvalue()).hexdigest()
+    write_json(folder / "checkpoint-00004.json", {"epoch": 4, "sha256": digest})
+    assert checkpoint.load_latest(folder)["steps"] == 3
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()  # so the trap does work
+
+
+def test_clearing_removes_all_checkpoints_and_what_killed_writers_left_but_nothing_else(folder):
+    (folder / "checkpoint-00004.pt").write_bytes(b"without its manifest")
+    (folder / ".checkpoint-00005.pt.123.tmp").write_bytes(b"half")
+    (folder / "result.json").write_text("{}")
+    checkpoint.clear(folder)
+    assert names(folder) == ["result.json"]
+
+
+def test_the_manifest_holds_epoch_and_hash(folder):
+    manifest = json.loads((folder / "checkpoint-00003.json").read_text())
+    data = (folder / "checkpoint-00003.pt").read_bytes()
+    assert manifest == {"epoch": 3, "sha256": checkpoint.hashlib.sha256(data).hexdigest()}
