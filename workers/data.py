@@ -22,14 +22,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from workers.contract import DataConfig, DataError
-from workers.datasets import class_folders, held_out, image_files
+from workers.datasets import DATASETS, class_folders, held_out, image_files
 from workers.recipe import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 images (N, 3, H, W), labels (N,)
 Transform = Callable[[Image.Image], torch.Tensor]
 
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-DIGITS_CLASSES = 10
 DIGITS_VAL_SHARE = 0.2
 EVAL_BATCH = 256  # no gradients are kept, so memory is no concern
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,8 +86,8 @@ def load_splits(config: DataConfig) -> Splits:
     """
     if config.name != "digits":
         return _folder(config)
-    if config.classes != DIGITS_CLASSES:
-        raise DataError(f"digits: {DIGITS_CLASSES} classes, expected {config.classes}")
+    if config.classes != DATASETS["digits"].classes:
+        raise DataError(f"digits: {DATASETS['digits'].classes} classes, expected {config.classes}")
     return _digits(config.minival)
 
 

@@ -48,6 +48,7 @@ def build_resnet_rs(
         drop_rate=recipe.dropout if recipe else 0.0,
     )
     nn.init.normal_(model.fc.weight, std=HEAD_INIT_STD)
+    nn.init.zeros_(model.fc.bias)  # as a dense layer of TensorFlow starts
     _set_batch_norm(model, BN_MOMENTUM_WITH_EMA if recipe and recipe.ema_decay else BN_MOMENTUM)
     if recipe and recipe.stochastic_depth:
         _set_stochastic_depth(model, recipe.stochastic_depth)

@@ -73,8 +73,8 @@ def test_costs_are_those_of_table_7(golden, row):
     )
     for printed, exact in ((row["params_m"], ours["params"] / 1e6), (row["flops_b"], 2 * ours["macs_per_image"] / 1e9)):
         half_digit = 0.5 * 10 ** -len(printed.partition(".")[2])
-        # One per mille on top of the rounding: ResNet-RS-152 at 192 is printed as 18 and is 17.494 here. The whole
-        # 2.8 % but 0.006 is the column's rounding; pooling and norms, which we do not count, are more than the rest.
+        # One per mille on top of the rounding: ResNet-RS-152 at 192 is printed as 18 and is 17.494 here. All
+        # of the 2.8 % but 0.006 is the column's rounding; what is left may be pooling and norms, which are not counted.
         assert exact == pytest.approx(float(printed), abs=half_digit + 1e-3 * float(printed))
         if half_digit < 0.015 * float(printed):
             assert exact == pytest.approx(float(printed), rel=0.015)
