@@ -48,8 +48,17 @@ Sweep = Annotated[
 Results = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result on stdout.")]
 Cost = Annotated[str | None, typer.Option(help="Any numeric column of the table; by default train_step_ms.")]
+
+
+def _not_negative(value: float | None) -> float | None:
+    if value is not None and not 0 <= value < float("inf"):
+        raise typer.BadParameter(f"{value} is not at least 0 and finite")
+    return value
+
+
 NoiseSd = Annotated[
-    float | None, typer.Option(help="Standard deviation over seeds, in points, where the table cannot tell it.")
+    float | None,
+    typer.Option(help="Standard deviation over seeds, in points, if the table cannot tell it.", callback=_not_negative),
 ]
 RESULTS = Path("results")
 
@@ -61,6 +70,10 @@ def main() -> None:
     except SweepError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:  # a path of the person's that cannot be read or written
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{where}{error.strerror or error}\n")
+        sys.exit(SweepError.exit_code)
 
 
 def _version(wanted: bool) -> None:
@@ -129,7 +142,9 @@ def pareto(
     sweep: Sweep = None,
     budget: Annotated[int | None, typer.Option(help="Epochs; by default every budget in turn.")] = None,
     cost: Cost = None,
-    max_cost: Annotated[float | None, typer.Option(help="Leave out cells that cost more.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Leave out cells that cost more.", callback=_not_negative)
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="How many to recommend, evenly spread in log cost.")] = None,
     compare: Annotated[str | None, typer.Option(help="Another family of the table: times faster at its top-1.")] = None,
     noise_sd: NoiseSd = None,

@@ -132,12 +132,13 @@ def _statuses(text: str) -> tuple[TrialStatus, ...]:
 def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
     """Whether every trial has its row and the tracker has every row."""
     from sweep.controller import untracked
-    from sweep.plan import PlanStatus
+    from sweep.plan import EXCLUDED, PlanStatus, RowState
     from sweep.rows import read_states
 
     states = read_states(folder)
-    new_exclusions = [t for t in made.with_status(PlanStatus.EXCLUDED) if t.config.trial_id not in states]
-    return not made.to_run and not new_exclusions and not untracked(folder, states)
+    excluded = {t.config.trial_id: RowState(EXCLUDED, t.reason) for t in made.with_status(PlanStatus.EXCLUDED)}
+    news = [trial_id for trial_id, state in excluded.items() if states.get(trial_id) != state]
+    return not made.to_run and not news and not untracked(folder, states)
 
 
 def _reconcile(spec: "SweepSpec", made: "Plan", folder: SweepFolder, options: RunOptions) -> None:

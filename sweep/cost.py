@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.table import write_records
@@ -63,14 +64,13 @@ def write_measurement(path: Path, config: TrialConfig, measured: "Measurement") 
 
 
 def read_measurement(path: Path) -> "dict[str, Any] | None":
-    """A shape's measured columns, or None where there are none that these versions made."""
+    """A shape's measured columns, or None where there are none, whole, that these versions made."""
     try:
         row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
-    except (OSError, ValueError, IndexError):
+        measured = {name: row[name] for name in MEASURED}
+    except (OSError, ValueError, LookupError, pa.ArrowException):
         return None
-    if row.get("versions") != versions():
-        return None
-    return {name: row[name] for name in MEASURED}
+    return measured if row.get("versions") == versions() else None
 
 
 MEASURED = (

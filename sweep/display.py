@@ -55,7 +55,7 @@ def quantity(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "-"
     for prefix, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
+        if abs(float(f"{value:.{digits}g}")) >= size:  # as it will be shown: 999,999 is 1 M, not 1e+03 k
             return f"{value / size:.{digits}g} {prefix}"
     return f"{value:.{digits}g}"
 
@@ -107,7 +107,8 @@ def status_table(console: Console, value: Value) -> None:
     for budget in value["budgets"]:
         counts = [str(budget["by_status"].get(name, 0)) for name in names]
         table.add_row(_number(budget["budget"], "d"), str(budget["planned"]), *counts, str(budget["not_run"]))
-    console.print(f"{value['sweep']}: {value['ok']} of {value['planned']} trials done, in {value['path']}")
+    done = f"{value['ok']} of {value['planned']} trials done"
+    console.print(f"{value['sweep']}: {done}, in {value['path']}", markup=False, soft_wrap=True)
     console.print(table)
     for failure in value["failures"]:
         console.print(f"{failure['trial_id']} {failure['status']}: {failure['error']}", markup=False)
@@ -153,7 +154,9 @@ def rules_tables(console: Console, value: Value) -> None:
     console.print(
         f"[bold]{value['sweep'] or 'table'}[/bold]: accuracy {value['accuracy_column']}, cost {value['cost']}"
     )
-    console.print(f"noise: {_number(value['noise_sd'])} points ({value['noise_source']})", soft_wrap=True)
+    console.print(f"noise: {_number(value['noise_sd'])} points, root mean square")
+    for source in value["noise_source"].split("; "):
+        console.print(f"  {source}")
     _verdicts(console, value)
     _steps(console, value)
     _exponents(console, value)
@@ -251,24 +254,31 @@ def _coverage(console: Console, value: Value) -> None:
 
 def status_of(path: Any, table: Any, planned: Any) -> Value:
     """How far a sweep is, JSON-ready: {"sweep","path","planned","ok","budgets":[...],"failures":[...]}."""
-    states: dict[str, Value] = {}
-    if table is not None:
-        columns = ["trial_id", "epochs", "status", "error"]
-        states = {str(row["trial_id"]): row for row in table[columns].to_dict("records")}
-    cells = planned if planned is not None else table
-    ids = [] if cells is None else list(zip(cells["trial_id"].astype(str), cells["epochs"], strict=True))
-    budgets = [_budget_status(budget, ids, states) for budget in sorted({epochs for _, epochs in ids}, key=str)]
-    budgets.sort(key=lambda entry: entry["budget"] or 0)
+    records = [] if table is None else table[["trial_id", "epochs", "status", "error"]].to_dict("records")
+    rows = [_stated(row, str(index)) for index, row in enumerate(records)]
+    states = {row["trial_id"]: row for row in rows}
+    cells = rows if planned is None else planned[["trial_id", "epochs"]].to_dict("records")
+    ids = [(str(cell["trial_id"]), cell["epochs"]) for cell in cells]
+    numbers = sorted({epochs for _, epochs in ids}, key=lambda epochs: epochs or 0)
+    budgets = [_budget_status(budget, ids, states) for budget in numbers]
     good = sum(budget["by_status"].get("ok", 0) for budget in budgets)
     failures = [
         {name: row[name] for name in ("trial_id", "status", "error")}
         for row in states.values()
-        if row["status"] not in ("ok", "excluded", None)
+        if row["status"] not in ("ok", "excluded")
     ]
     return {
-        "sweep": path.stem, "path": str(path), "planned": len(ids), "ok": good, "budgets": budgets,
-        "failures": failures, "no_longer_planned": len(states.keys() - {trial_id for trial_id, _ in ids}),
+        "sweep": path.name if path.is_dir() else path.stem, "path": str(path), "planned": len(ids), "ok": good,
+        "budgets": budgets, "failures": failures,
+        "no_longer_planned": len(states.keys() - {trial_id for trial_id, _ in ids}),
     }  # fmt: skip
+
+
+def _stated(row: Value, number: str) -> Value:
+    """A row with words for what a file from elsewhere leaves out; analysis too takes rows without status for good."""
+    known = {name: value for name, value in row.items() if value is not None and value == value}
+    epochs = int(known["epochs"]) if "epochs" in known else None
+    return {"trial_id": number, "status": "ok", "error": None, **known, "epochs": epochs}
 
 
 def _budget_status(budget: Any, ids: Sequence[tuple[str, Any]], states: Mapping[str, Value]) -> Value:
@@ -279,7 +289,7 @@ def _budget_status(budget: Any, ids: Sequence[tuple[str, Any]], states: Mapping[
             status = str(states[trial_id]["status"])
             by_status[status] = by_status.get(status, 0) + 1
     return {
-        "budget": None if budget != budget else int(budget),
+        "budget": budget,
         "planned": len(members),
         "by_status": by_status,
         "not_run": len(members) - sum(by_status.values()),

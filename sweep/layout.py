@@ -98,7 +98,8 @@ def find_table(sweep: str | None, results: Path = RESULTS) -> Path:
             return path
         if (path / "trials").is_dir() or (path / "space.yaml").is_file():
             return path
-    known = ", ".join(sorted(path.parent.name for path in results.glob("**/trials"))) or "none yet"
+    marks = [*results.glob("**/trials"), *results.glob("**/space.yaml")]
+    known = ", ".join(sorted({str(mark.parent.relative_to(results)) for mark in marks})) or "none yet"
     raise TableError(f"no sweep {sweep!r} under {results}/ and no such Parquet file; sweeps there: {known}")
 
 

@@ -1,13 +1,12 @@
 """Runs trials one after the other in this process: for debugging, tests and machines without Ray."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from sweep.executor import Listener
-from workers.contract import TrialConfig
+from sweep.executor import Listener, died
+from workers.contract import EpochMetrics, TrialConfig, TrialResult
 
 if TYPE_CHECKING:
     from workers.profiling import Measurement
@@ -33,9 +32,28 @@ class LocalExecutor:
 
     def run(self, trials: Sequence[TrialConfig], work: Callable[[str], Path], listener: Listener) -> None:
         """Run the trials one by one."""
-        from workers.trial import run_trial
-
         for config in trials:
             listener.started(config)
-            result = run_trial(config, work(config.trial_id), partial(listener.epoch, config))
-            listener.ended(config, result)
+            listener.ended(config, _run(config, work(config.trial_id), listener))
+
+
+def _run(config: TrialConfig, work: Path, listener: Listener) -> TrialResult:
+    """One trial; an exception of the listener is not the trial's failure, so it goes on to the caller."""
+    from workers.trial import run_trial
+
+    raised: list[Exception] = []
+
+    def report(metrics: EpochMetrics) -> None:
+        try:
+            listener.epoch(config, metrics)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        result = run_trial(config, work, report)
+    except Exception as error:  # no result could be written: that is this trial's failure alone
+        result = died(config, f"{type(error).__name__}: {error}")
+    if raised:
+        raise raised[0]
+    return result

@@ -165,7 +165,7 @@ def describe(noises: Mapping[int | None, Noise]) -> str:
     sources = {budget: noise.source for budget, noise in noises.items()}
     if len(set(sources.values())) == 1:
         return next(iter(sources.values())) + (" per budget" if _replicated(noises) else "")
-    return "; ".join(f"at {budget} epochs {source}" for budget, source in sources.items())
+    return "; ".join(f"at {budget} epoch{'' if budget == 1 else 's'} {source}" for budget, source in sources.items())
 
 
 def _replicated(noises: Mapping[int | None, Noise]) -> bool:

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.cost import train_flops
+from sweep.errors import RefusedError
 from sweep.layout import SweepFolder
 from sweep.plan import EXCLUDED, RowState
 from sweep.table import write_records, write_rows
@@ -69,6 +71,7 @@ def excluded_row(sweep: str, config: TrialConfig, costs: "Costs", reason: str) -
 def commit(folder: SweepFolder, row: Mapping[str, Any], history: tuple[EpochMetrics, ...]) -> None:
     """Write the learning curve, then the row: where the row is, everything is."""
     trial_id = str(row["trial_id"])
+    folder.epochs(trial_id).unlink(missing_ok=True)  # an earlier attempt's
     if history:
         write_records(
             folder.epochs(trial_id),
@@ -84,21 +87,34 @@ def read_history(folder: SweepFolder, trial_id: str) -> tuple[EpochMetrics, ...]
         return ()
     names = EpochMetrics.__dataclass_fields__
     return tuple(
-        EpochMetrics(**{name: row[name] for name in names} | {"epoch": int(row["epoch"])})
-        for row in pq.read_table(path).to_pylist()
+        EpochMetrics(**{name: row[name] for name in names} | {"epoch": int(row["epoch"])}) for row in _read(path)
     )
 
 
 def read_states(folder: SweepFolder) -> dict[str, RowState]:
-    """Status and error of every row, by trial id."""
+    """Status and error of every row, by trial id.
+
+    Raises:
+        RefusedError: a row is damaged; the message names its file.
+    """
     states = {}
     for path in folder.trials.glob("*.parquet"):
-        for row in pq.read_table(path, columns=["trial_id", "status", "error"]).to_pylist():
+        for row in _read(path, ["trial_id", "status", "error"]):
             states[str(row["trial_id"])] = RowState(str(row["status"]), row["error"])
     return states
 
 
 def read_row(path: Path) -> dict[str, Any]:
     """One trial's row with its empty columns left out."""
-    row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
+    (row,) = _read(path)
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _read(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """A file of our own, which only a broken disk or a person damages."""
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RefusedError(f"{path}: damaged ({reason}); move it away, then its trial runs again") from error
+    return rows

@@ -10,26 +10,38 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sweep.errors import DataUnavailableError, SpaceError
+from sweep.layout import NOT_SWEEPS
 from sweep.yaml_file import YamlFile, read_yaml
 from workers.datasets import DATASETS
 from workers.families import check_shape
 from workers.recipe import Cell, resolve
 
 AXES = ("width", "depth", "resolution", "epochs")
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 reads 4e-5 as text
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-Width = Annotated[float, Field(gt=0, le=64)]
-Depth = Annotated[int, Field(gt=0)]
-Resolution = Annotated[int, Field(gt=0, le=4096)]
-Epochs = Annotated[int, Field(gt=0, le=100_000)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+def _no_truth(value: Any) -> Any:
+    """Pydantic would read `yes` as 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+_Number = BeforeValidator(_no_truth)
+Width = Annotated[float, Field(gt=0, le=64), _Number]
+Depth = Annotated[int, Field(gt=0), _Number]
+Resolution = Annotated[int, Field(gt=0, le=4096), _Number]
+Epochs = Annotated[int, Field(gt=0, le=100_000), _Number]
+Seed = Annotated[int, Field(ge=0, lt=2**31), _Number]
+Bound = Annotated[float, _Number]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class DataSpec(_Strict):
@@ -37,8 +49,8 @@ class DataSpec(_Strict):
 
     name: str
     root: str | None = None
-    minival: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the training images held out
-    classes: Annotated[int, Field(gt=1)] | None = None
+    minival: Annotated[float, Field(gt=0, lt=1), _Number] | None = None  # share of the training images held out
+    classes: Annotated[int, Field(gt=1), _Number] | None = None
     version: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
     @model_validator(mode="after")
@@ -60,6 +72,14 @@ class RecipeSpec(_Strict):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exponents(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, str) and _EXPONENT.fullmatch(v)}
+        return {**values, **numbers}
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -93,8 +113,15 @@ class CellSpec(_Strict):
 class Limits(_Strict):
     """Bounds [low, high] outside of which a cell is excluded, with the reason in its row."""
 
-    macs_per_image: tuple[float, float] | None = None
-    params: tuple[float, float] | None = None
+    macs_per_image: tuple[Bound, Bound] | None = None
+    params: tuple[Bound, Bound] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Limits":
+        for name, bounds in self.model_dump(exclude_none=True).items():
+            if bounds[0] > bounds[1]:
+                raise ValueError(f"{name}: the low bound {bounds[0]:g} is above the high one {bounds[1]:g}")
+        return self
 
 
 class Exclusion(_Strict):
@@ -109,8 +136,8 @@ class Exclusion(_Strict):
 class Resources(_Strict):
     """What one trial holds: CPU cores (also its threads), or GPUs (a share or a count)."""
 
-    cpu: Annotated[int, Field(ge=1)] = 1
-    gpu: Annotated[float, Field(ge=0)] = 0
+    cpu: Annotated[int, Field(ge=1), _Number] = 1
+    gpu: Annotated[float, Field(ge=0), _Number] = 0
     precision: Literal["float32", "bfloat16"] | None = None  # by default bfloat16 on a GPU
 
 
@@ -152,7 +179,7 @@ def load_space(path: Path) -> SweepSpec:
     """
     file = read_yaml(path)
     if not isinstance(file.values, dict):
-        raise SpaceError(f"{path}: expected keys such as sweep, data, family, recipe, axes")
+        raise SpaceError(f"{file.place(())}: expected keys such as sweep, data, family, recipe, axes")
     try:
         spec = SweepSpec.model_validate(file.values)
     except ValidationError as error:
@@ -197,6 +224,8 @@ def _shorten(value: Any) -> str:
 
 def _check_cells(file: YamlFile, spec: SweepSpec) -> None:
     """What needs more than one key to see: duplicates, shapes that cannot be built, recipes that do not resolve."""
+    if spec.sweep in NOT_SWEEPS:
+        raise SpaceError(f"{file.place(('sweep',))}: {spec.sweep!r} is a folder of sweeps; choose another name")
     if not spec.axes and not spec.cells:
         raise SpaceError(f"{file.place(())}: axes: this key is missing (or `cells`, a list of cells)")
     for loc, values in _value_lists(spec):
@@ -239,8 +268,10 @@ def _cell_problem(file: YamlFile, spec: SweepSpec, cell: CellSpec) -> str | None
         return f"{_place_of(file, spec, cell, str(error).split()[0])}: {error}"
     try:
         resolve(spec.recipe.name, Cell(*cell.key), spec.recipe.overrides)
-    except (ValueError, TypeError) as error:
-        return f"{file.place(('recipe',))}: {error}"
+    except (ValueError, TypeError, OverflowError) as error:
+        words = str(error).partition(";")[0].replace("'", " ").split()
+        named = [field for field in spec.recipe.overrides if field in words]
+        return f"{file.place(('recipe', *named[:1]))}: {error}"
     return None
 
 

@@ -142,7 +142,10 @@ def read_table(path: Path) -> pd.DataFrame:
     parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not parts or not path.exists():
         raise TableError(f"{path}: no results here yet; `sweep run SPACE` makes them")
-    table = pa.concat_tables([_read_part(part) for part in parts], promote_options="permissive")
+    try:
+        table = pa.concat_tables([_read_part(part) for part in parts], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise TableError(f"{path}: its parts do not fit together ({str(error).splitlines()[0]})") from error
     for column in COLUMNS:
         if column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(len(table), column.type))
@@ -152,6 +155,24 @@ def read_table(path: Path) -> pd.DataFrame:
 def _read_part(path: Path) -> pa.Table:
     try:
         # The schema's notes are for people; pandas would carry them along without using them.
-        return pq.ParquetFile(path).read().replace_schema_metadata(None)
+        with pq.ParquetFile(path) as file:
+            return _with_declared_types(path, file.read().replace_schema_metadata(None))
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _with_declared_types(path: Path, table: pa.Table) -> pa.Table:
+    """A file from elsewhere may hold numbers as text; whole numbers may stay real ones, which can be NaN."""
+    for index, field in enumerate(table.schema):
+        wanted = _TYPES.get(field.name, field.type)
+        if field.type == wanted or (_is_number(field.type) and _is_number(wanted)):
+            continue
+        try:
+            table = table.set_column(index, field.name, table.column(index).cast(wanted))
+        except pa.ArrowException as error:
+            raise TableError(f"{path}: column {field.name} is {field.type}; right would be {wanted}") from error
+    return table
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

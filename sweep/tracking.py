@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,12 @@ PARAMETERS = (
     "family", "width", "depth", "resolution", "epochs", "seed", "recipe", "dataset", "protocol", "batch_size",
     "precision", "device",
 )  # fmt: skip
+
+
+# MLflow asks a server that does not answer for minutes, with every call. A job that failed after OUTAGE_S was such a
+# call: what comes in the next PAUSE_S is dropped, or closing would wait for hours; rows that lack their mark are sent
+# again by the next run.
+OUTAGE_S, PAUSE_S = 10.0, 60.0
 
 
 class Tracker(Protocol):
@@ -88,8 +95,8 @@ class MlflowTracker:
         self._jobs.put(lambda: self._store.start(config.trial_id, label(vars(config))))
 
     def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
-        """Log one epoch."""
-        self._jobs.put(lambda: self._store.log_epochs(config.trial_id, [metrics]))
+        """Log one epoch; where the trial's run could not be opened, it goes with the trial's row."""
+        self._jobs.put(lambda: self._store.log_epoch(config.trial_id, metrics))
 
     def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
         """Log the whole trial: what the epochs before it logged already does not change."""
@@ -107,12 +114,18 @@ class MlflowTracker:
         return self._problems
 
     def _work(self) -> None:
+        dropping_until = 0.0
         while (job := self._jobs.get()) is not None:
+            started = time.monotonic()
+            if started < dropping_until:
+                continue
             try:
                 job()
             except Exception as error:  # MLflow raises many kinds, and none may stop a sweep
                 text = (str(error).strip().splitlines() or [""])[0]
                 self._problems.append(f"{type(error).__name__}: {text}")
+                if time.monotonic() - started > OUTAGE_S:
+                    dropping_until = time.monotonic() + PAUSE_S
 
 
 class _Store:
@@ -121,12 +134,18 @@ class _Store:
     def __init__(self, sweep: str, description: str, recorded: Callable[[str, str, str], None]) -> None:
         self._sweep, self._description, self._recorded = sweep, description, recorded
         self._client: Any = None
+        self._experiment = ""
         self._runs: dict[str, str] = {}
 
     def start(self, trial_id: str, name: str, started_ms: int | None = None) -> str:
         """The trial's run id; found by its tag, or created under the sweep's parent run."""
         tags = {"sweep": self._sweep, "trial_id": trial_id, "mlflow.parentRunId": self._parent()}
         return self._run(f"tags.trial_id = '{trial_id}'", trial_id, name, tags, started_ms)
+
+    def log_epoch(self, trial_id: str, epoch: EpochMetrics) -> None:
+        """Log one epoch of a trial that has a run."""
+        if trial_id in self._runs:
+            self.log_epochs(trial_id, [epoch])
 
     def log_epochs(self, trial_id: str, history: Sequence[EpochMetrics]) -> None:
         """Log epochs with the time at which each was measured, so that the same one twice is the same entry."""
@@ -199,9 +218,10 @@ class _Store:
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             from mlflow import MlflowClient
 
-            self._client = MlflowClient()
-            found = self._client.get_experiment_by_name(self._sweep)
-            self._experiment = found.experiment_id if found else self._client.create_experiment(self._sweep)
+            client = MlflowClient()
+            found = client.get_experiment_by_name(self._sweep)
+            self._experiment = found.experiment_id if found else client.create_experiment(self._sweep)
+            self._client = client  # last: an outage here leaves nothing half made
         return self._client
 
 

@@ -11,6 +11,7 @@ import yaml
 from sweep.errors import SpaceError
 
 MAX_BYTES = 1 << 20  # a search space is a page; anything larger is a mistake or an attack
+MAX_DEPTH = 20  # of lists in lists
 Loc = tuple[str | int, ...]
 
 
@@ -27,7 +28,7 @@ class YamlFile:
         known = tuple(loc)
         while known and known not in self.lines:
             known = known[:-1]
-        name = ".".join(str(part) for part in loc)
+        name = ".".join(_printable(str(part)) for part in loc)
         return f"{self.path}:{self.lines.get(known, 1)}" + (f": {name}" if name else "")
 
 
@@ -37,31 +38,59 @@ def read_yaml(path: Path) -> YamlFile:
     Raises:
         SpaceError: the file cannot be read or is not such a document; the message names the line.
     """
+    text = _text(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SpaceError(f"{path}: larger than {MAX_BYTES} bytes; not a search space")
-        text = path.read_text()
-        _refuse_aliases(path, text)
+        _refuse_beyond_plain(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SpaceError(f"{path}: cannot be read: {reason}") from error
     except yaml.YAMLError as error:
-        raise SpaceError(f"{path}{_line_of(error)}: not valid YAML: {_first_line(error)}") from error
+        raise SpaceError(f"{path}:{_line_of(error, text)}: not valid YAML: {_first_line(error)}") from error
     reader = _Reader(path)
     return YamlFile(path, reader.value(node, ()) if node else None, reader.lines)
 
 
-def _refuse_aliases(path: Path, text: str) -> None:
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SpaceError(f"{path}: larger than {MAX_BYTES} bytes; not a search space")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpaceError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SpaceError(f"{path}:{line}: cannot be read: not UTF-8 text") from error
+
+
+def _refuse_beyond_plain(path: Path, text: str) -> None:
+    depth = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        place = f"{path}:{token.start_mark.line + 1}"
         if isinstance(token, yaml.AliasToken):
-            line = token.start_mark.line + 1
-            raise SpaceError(f"{path}:{line}: alias *{token.value} is not allowed; write the value out")
+            raise SpaceError(f"{place}: alias *{token.value} is not allowed; write the value out")
+        if isinstance(token, yaml.TagToken):
+            raise SpaceError(f"{place}: tag {''.join(filter(None, token.value))} is not allowed; write a plain value")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise SpaceError(f"{place}: nested more than {MAX_DEPTH} deep; not a search space")
 
 
-def _line_of(error: yaml.YAMLError) -> str:
+_OPENING = (
+    yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken,
+)  # fmt: skip
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+
+def _line_of(error: yaml.YAMLError, text: str) -> int:
+    if isinstance(error, yaml.reader.ReaderError):
+        return text.count("\n", 0, error.position) + 1
     mark = getattr(error, "problem_mark", None)
-    return f":{mark.line + 1}" if mark else ""
+    return mark.line + 1 if mark else 1
+
+
+def _printable(text: str) -> str:
+    """As it is, or escaped where it would break the one line that an error has, shortened where it would fill it."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _first_line(error: yaml.YAMLError) -> str:
@@ -87,9 +116,12 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            place = f"{self.path}:{key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SpaceError(f"{place}: a key must be a plain word")
             key = str(key_node.value)
             if key in values:
-                raise SpaceError(f"{self.path}:{key_node.start_mark.line + 1}: key {key!r} stands twice")
+                raise SpaceError(f"{place}: key {key!r} stands twice")
             values[key] = self.value(value_node, (*loc, key))
             self.lines[(*loc, key)] = key_node.start_mark.line + 1
         return values
@@ -98,7 +130,8 @@ class _Reader:
         try:
             value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
-            raise SpaceError(f"{self.path}:{self.lines[loc]}: {node.value!r} is not a plain value") from error
+            text = _printable(str(node.value))
+            raise SpaceError(f"{self.path}:{self.lines[loc]}: {text} is not a plain value") from error
         if isinstance(value, float) and not math.isfinite(value):
             raise SpaceError(f"{self.path}:{self.lines[loc]}: {node.value} is not a finite number")
         return value
