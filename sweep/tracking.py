@@ -171,7 +171,7 @@ class _Store:
         self._client.log_batch(
             run_id,
             metrics=[Metric(n, float(row[n]), ended, 0) for n in FINAL_METRICS if row.get(n) is not None],
-            params=[Param(name, str(row[name])) for name in names],
+            params=[Param(name, _text(row[name])) for name in names],
         )
         self._client.set_tag(run_id, "status", str(row["status"]))
         if row.get("error"):
@@ -214,15 +214,20 @@ class _Store:
         """The client, made on first use: importing MLflow takes seconds and a sweep with nothing to do needs none."""
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.ERROR)
             from mlflow import MlflowClient
 
+            for noisy in ("mlflow", "alembic"):  # importing MLflow sets its own level
+                logging.getLogger(noisy).setLevel(logging.ERROR)
             client = MlflowClient()
             found = client.get_experiment_by_name(self._sweep)
             self._experiment = found.experiment_id if found else client.create_experiment(self._sweep)
             self._client = client  # last: an outage here leaves nothing half made
         return self._client
+
+
+def _text(value: Any) -> str:
+    """The table reads back 32 as 32.0, and MLflow refuses a parameter that changes."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _milliseconds(time: Any) -> int:

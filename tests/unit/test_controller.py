@@ -1,0 +1,341 @@
+"""The controller's laws, whatever dies in between, with an executor that trains nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sweep import cost
+from sweep.controller import Controller, mark_tracked, owned, untracked
+from sweep.errors import RefusedError, ResourcesError
+from sweep.layout import SweepFolder
+from sweep.plan import make_plan
+from sweep.rows import read_row, read_states
+from sweep.space import SweepSpec
+from sweep.trials import trials_of
+from workers.contract import EpochMetrics, TrialResult, TrialStatus
+from workers.files import write_bytes
+from workers.profiling import Measurement
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+def space(**changes):
+    return SweepSpec.model_validate(
+        {
+            "sweep": "a",
+            "data": {"name": "digits"},
+            "recipe": "small",
+            "axes": {"width": [0.125, 0.25], "depth": [26], "resolution": [16], "epochs": [1, 3]},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SweepFolder(tmp_path / "a")
+
+
+def result_of(config, status=TrialStatus.OK):
+    history = tuple(EpochMetrics(n, 1.0, 50.0, 40.0 + n, 0.1, 1.0, 1.0, 1.7e9 + n) for n in range(1, config.epochs + 1))
+    now = "2026-01-01T00:00:00+00:00"
+    if status is not TrialStatus.OK:
+        return TrialResult(config.trial_id, status, 1, now, now, error="too large")
+    return TrialResult(config.trial_id, status, 1, now, now, history=history, val_top1=90.0, device="a cpu")
+
+
+class Executor:
+    """Gives results; `die` at an event of a trial ends everything there."""
+
+    def __init__(self, die=None, failing=(), unmeasurable=()):
+        self.die, self.failing, self.unmeasurable = die, failing, unmeasurable
+        self.measured, self.ran = [], []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def measure(self, config):
+        self.measured.append(config)
+        if config.width in self.unmeasurable:
+            raise self.unmeasurable[config.width]
+        return Measurement(100.0 * config.width, 1.0, 1.5, 2.0, 1000, "a cpu")
+
+    def run(self, trials, work, listener):
+        for config in trials:
+            self.ran.append(config.trial_id)
+            listener.started(config)
+            result = result_of(config, TrialStatus.OOM if config.trial_id in self.failing else TrialStatus.OK)
+            for epoch in result.history:
+                listener.epoch(config, epoch)
+            write_bytes(work(config.trial_id) / "result.json", result.to_json().encode())
+            if self.die == "before the row":
+                raise Killed
+            listener.ended(config, result)
+
+
+class Tracker:
+    """Remembers; demands that the row is there first; marks like the real one; may die instead."""
+
+    def __init__(self, folder, die=False, works=True):
+        self.folder, self.die, self.works = folder, die, works
+        self.events, self.rows = [], {}
+
+    def trial_started(self, config):
+        self.events.append(("started", config.trial_id))
+
+    def epoch(self, config, metrics):
+        self.events.append((f"epoch {metrics.epoch}", config.trial_id))
+
+    def trial_ended(self, row, history):
+        trial_id = row["trial_id"]
+        assert read_row(self.folder.row(trial_id))["status"] == row["status"]
+        assert len(history) == row["epochs_done"]
+        if self.die:
+            raise Killed
+        self.rows.setdefault(trial_id, []).append(dict(row))
+        if self.works:
+            mark_tracked(self.folder, trial_id, "address", "run")
+
+    def sweep_ended(self, artifacts):
+        pass
+
+    def close(self, finished):
+        return []
+
+
+class Progress:
+    def __init__(self):
+        self.events, self.notes, self.work = [], [], {}
+
+    def measuring(self, config, index, total):
+        self.events.append(f"measuring {index}/{total}")
+
+    def running(self, trials, work):
+        self.events.append(f"running {len(trials)}")
+        self.work = work
+
+    def started(self, config):
+        pass
+
+    def epoch(self, config, metrics):
+        pass
+
+    def ended(self, config, result):
+        self.events.append(f"ended {result.status}")
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def run(folder, spec=None, executor=None, tracker=None, retry=()):
+    """One `sweep run`, without the command."""
+    spec = spec or space()
+    executor, tracker, progress = executor or Executor(), tracker or Tracker(folder), Progress()
+    plan = make_plan(spec, trials_of(spec), read_states(folder), cost.count, retry)
+    Controller(folder, executor, tracker, progress).run(plan)
+    return executor, tracker, progress
+
+
+def ids(spec=None):
+    return [trial.trial_id for trial in trials_of(spec or space())]
+
+
+def rows(folder):
+    return {trial_id: read_row(folder.row(trial_id)) for trial_id in read_states(folder)}
+
+
+def test_every_trial_gets_its_row_and_the_tracker_hears_all(folder):
+    executor, tracker, progress = run(folder)
+    assert sorted(executor.ran) == sorted(ids())
+    assert rows(folder).keys() == set(ids())
+    for config in trials_of(space()):
+        row = rows(folder)[config.trial_id]
+        assert (row["status"], row["sweep"], row["epochs_done"]) == ("ok", "a", config.epochs)
+        assert (row["train_step_ms"], row["params"]) == (100 * config.width, cost.count(config).params)
+        assert tracker.rows[config.trial_id] == [row]
+        epochs = [f"epoch {number}" for number in range(1, config.epochs + 1)]
+        assert [event for event, trial_id in tracker.events if trial_id == config.trial_id] == ["started", *epochs]
+    assert progress.events == ["measuring 1/2", "measuring 2/2", "running 4", *["ended ok"] * 4]
+
+
+def test_a_second_run_does_nothing(folder):
+    run(folder)
+    before = {path: path.read_bytes() for path in folder.trials.iterdir()}
+    executor, tracker, progress = run(folder)
+    assert (executor.ran, executor.measured, tracker.rows, progress.events) == ([], [], {}, [])
+    assert {path: path.read_bytes() for path in folder.trials.iterdir()} == before
+
+
+def test_trials_run_longest_first_and_their_work_is_in_seconds(folder):
+    executor, _, progress = run(folder)
+    by_id = {trial.trial_id: trial for trial in trials_of(space())}
+    assert [(by_id[i].epochs, by_id[i].width) for i in executor.ran] == [(3, 0.25), (3, 0.125), (1, 0.25), (1, 0.125)]
+    assert progress.work == {i: cost.predicted_seconds(by_id[i], 100 * by_id[i].width) for i in executor.ran}
+
+
+def test_a_crash_between_result_and_row_loses_nothing_and_trains_nothing_twice(folder):
+    first = Executor(die="before the row")
+    with pytest.raises(Killed):
+        run(folder, executor=first)
+    assert len(first.ran) == 1
+    assert rows(folder) == {}
+    executor, tracker, progress = run(folder)
+    assert sorted(executor.ran) == sorted(set(ids()) - set(first.ran))
+    assert rows(folder).keys() == tracker.rows.keys() == set(ids())
+    assert rows(folder)[first.ran[0]]["val_top1"] == 90.0
+    assert progress.notes == [f"took over the finished result of {first.ran[0]}"]
+
+
+def test_a_crash_between_row_and_tracker_sends_the_row_again_and_trains_nothing_twice(folder):
+    first, dying = Executor(), Tracker(folder, die=True)
+    with pytest.raises(Killed):
+        run(folder, executor=first, tracker=dying)
+    (done,) = first.ran
+    assert list(rows(folder)) == [done] == untracked(folder, read_states(folder))
+    executor, tracker, _ = run(folder)
+    assert done not in executor.ran
+    assert tracker.rows[done] == [rows(folder)[done]]
+    assert untracked(folder, read_states(folder)) == []
+
+
+def test_what_the_tracker_could_not_take_it_gets_at_the_next_run_and_not_after_that(folder):
+    _, deaf, _ = run(folder, tracker=Tracker(folder, works=False))
+    assert len(deaf.rows) == 4
+    executor, tracker, _ = run(folder)
+    assert (executor.ran, tracker.rows) == ([], deaf.rows)
+    assert run(folder)[1].rows == {}
+
+
+def test_everything_can_be_sent_again(folder):
+    run(folder, space(exclude=[{"width": 0.25}]))
+    tracker = Tracker(folder)
+    assert Controller(folder, Executor(), tracker, Progress()).send_untracked(everything=True) == 2
+    assert len(tracker.rows) == 2
+
+
+def test_a_bad_or_strange_result_without_a_row_is_not_taken_over(folder):
+    first, second, third, _ = trials_of(space())
+    for config, text in (
+        (first, result_of(first, TrialStatus.OOM).to_json()),
+        (second, result_of(first).to_json()),
+        (third, result_of(third).to_json()[:100]),
+    ):
+        write_bytes(folder.work(config.trial_id) / "result.json", text.encode())
+    executor, _, progress = run(folder)
+    assert sorted(executor.ran) == sorted(ids())
+    assert progress.notes == []
+
+
+def test_a_failure_is_a_row_and_runs_again_only_when_asked(folder):
+    bad = ids()[0]
+    _, tracker, _ = run(folder, executor=Executor(failing=[bad]))
+    row = rows(folder)[bad]
+    assert (row["status"], row["error"]) == ("oom", "too large")
+    assert "val_top1" not in row
+    assert tracker.rows[bad] == [row]
+    assert run(folder)[0].ran == []
+    assert run(folder, retry=[TrialStatus.CRASHED])[0].ran == []
+    executor, tracker, _ = run(folder, retry=[TrialStatus.OOM])
+    assert executor.ran == list(tracker.rows) == [bad]
+    assert rows(folder)[bad]["status"] == "ok"
+
+
+def test_a_retry_that_the_tracker_missed_is_not_taken_for_the_failure_that_it_has(folder):
+    bad = ids()[0]
+    run(folder, executor=Executor(failing=[bad]))
+    run(folder, tracker=Tracker(folder, works=False), retry=[TrialStatus.OOM])
+    assert untracked(folder, read_states(folder)) == [bad]
+
+
+def test_excluded_cells_have_rows_with_the_reason_and_no_run(folder):
+    spec = space(exclude=[{"width": 0.25, "epochs": 3}])
+    executor, tracker, _ = run(folder, spec)
+    (left_out,) = [t for t in trials_of(spec) if (t.width, t.epochs) == (0.25, 3)]
+    row = rows(folder)[left_out.trial_id]
+    assert (row["status"], row["error"]) == ("excluded", "exclude: width 0.25, epochs 3")
+    assert row["macs_per_image"] == cost.count(left_out).macs_per_image
+    assert left_out.trial_id not in executor.ran
+    assert left_out.trial_id not in tracker.rows
+    run(folder, space(exclude=[{"epochs": 3, "width": 0.25, "depth": 26}]))
+    assert rows(folder)[left_out.trial_id]["error"] == "exclude: width 0.25, depth 26, epochs 3"
+    assert run(folder)[0].ran == [left_out.trial_id]
+    assert rows(folder)[left_out.trial_id]["status"] == "ok"
+
+
+def test_a_shape_that_cannot_be_measured_does_not_stop_the_sweep(folder):
+    error = RuntimeError("a traceback\n  of many lines\nout of memory at last")
+    executor, _, progress = run(folder, executor=Executor(unmeasurable={0.25: error}))
+    assert len(executor.measured) == 2
+    (note,) = progress.notes
+    assert note.endswith("its shape could not be measured: out of memory at last")
+    assert sorted(executor.ran) == sorted(ids())
+    by_width = {row["width"]: row for row in rows(folder).values()}
+    assert by_width[0.125]["train_step_ms"] == 12.5
+    assert "train_step_ms" not in by_width[0.25]
+    assert by_width[0.25]["status"] == "ok"
+
+
+def test_where_nothing_can_be_measured_or_trained_the_sweep_stops_and_says_so(folder):
+    with pytest.raises(ResourcesError, match="one trial asks"):
+        run(folder, executor=Executor(unmeasurable={0.125: ResourcesError("one trial asks for gpu 1")}))
+    assert rows(folder) == {}
+
+
+def test_a_shape_is_measured_once_for_all_its_budgets_and_runs(folder):
+    first = Executor(die="before the row")
+    with pytest.raises(Killed):
+        run(folder, executor=first)
+    assert sorted(config.width for config in first.measured) == [0.125, 0.25]
+    assert run(folder)[0].measured == []
+
+
+def test_an_exception_of_the_table_stops_the_run(folder, monkeypatch):
+    monkeypatch.setattr("sweep.controller.commit", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run(folder)
+
+
+def test_a_sweep_has_one_owner_and_is_free_afterwards(folder):
+    with owned(folder):
+        with pytest.raises(RefusedError) as caught, owned(folder):
+            pass
+        assert f"process {os.getpid()} on {os.uname().nodename}" in str(caught.value)
+        assert caught.value.exit_code == 3
+        assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
+    with pytest.raises(ZeroDivisionError), owned(folder):
+        raise ZeroDivisionError
+    with owned(folder):
+        pass
+
+
+HOLD = (
+    "import sys; from pathlib import Path; from sweep.controller import owned; from sweep.layout import SweepFolder\n"
+    "with owned(SweepFolder(Path(sys.argv[1]))):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+)
+
+
+def test_an_owner_that_was_killed_owns_nothing(folder):
+    command = [sys.executable, "-c", HOLD, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RefusedError, match=f"process {other.pid} on "), owned(folder):
+            pass
+        other.kill()
+    with owned(folder):
+        assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
+def test_a_lock_whose_owner_cannot_be_read_is_refused_all_the_same(folder, text):
+    with owned(folder):
+        folder.lock.write_text(text)
+        with pytest.raises(RefusedError, match="another process is running this sweep"), owned(folder):
+            pass

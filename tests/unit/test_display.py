@@ -1,0 +1,172 @@
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from sweep import cost, display
+from sweep.display import quantity, show, status_of
+from sweep.pareto import pareto
+from sweep.plan import make_plan, plan_json
+from sweep.rules import rules
+from sweep.space import load_space
+from sweep.table import read_table, write_rows
+from sweep.trials import trials_of
+
+ROOT = Path(__file__).parents[2]
+STUDIES = [ROOT / "results/published/resnet_rs_fig3", ROOT / "results/published/resnet_rs_table7"]
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+
+
+def drawn(render, value):
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    render(console, value)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    return lines
+
+
+def table_of(study):
+    return read_table(study / "trials")
+
+
+def plan_of(path):
+    spec = load_space(path)
+    return plan_json(make_plan(spec, trials_of(spec), {}, cost.count), cost.count, lambda trial: 1234.5)
+
+
+def cost_column(study):
+    return "tpuv3_train_step_ms" if study.name.endswith("table7") else None
+
+
+def test_json_is_one_object_with_null_for_nan(capsys):
+    value = {"a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}], "d": "NaN", "e": None}
+    show(value, "json", None, [])
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, 1.5, {"c": None}],
+        "d": "NaN",
+        "e": None,
+    }
+
+
+def test_csv_parses_back_with_every_column_of_any_row(capsys):
+    rows = [
+        {"name": 'with "quotes", and\na line', "x": 1.5, "list": [1, 2]},
+        {"name": "plain", "x": None, "only_here": 7, "object": {"a": 1}},
+    ]
+    show({}, "csv", None, rows)
+    read = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert read == [
+        {"name": 'with "quotes", and\na line', "x": "1.5", "only_here": ""},
+        {"name": "plain", "x": "", "only_here": "7"},
+    ]
+
+
+def test_csv_without_rows_is_no_table(capsys):
+    show({}, "csv", None, [])
+    assert capsys.readouterr().out.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0, "0"), (12.345, "12.3"), (999.4, "999"), (999.9, "1 k"), (1000, "1 k"), (999_999, "1 M"),
+     (4.557e9, "4.56 G"), (1.92e8, "192 M"), (6e21, "6 Z"), (-2_500_000, "-2.5 M")],
+)  # fmt: skip
+def test_quantities_have_three_digits_and_a_prefix(value, text):
+    assert quantity(value) == text
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_plan_fits_80_columns_and_has_every_trial(path):
+    value = plan_of(path)
+    lines = drawn(display.plan_table, value)
+    shown = [line for line in lines if line.split(" ")[0] in {trial["trial_id"] for trial in value["trials"]}]
+    assert len(shown) == len(value["trials"])
+    assert all(line.rstrip().endswith("planned") for line in shown)
+    assert f"{len(shown)} trials: 0 finished, {len(shown)} planned, 0 failed, 0 excluded" in lines[-2]
+    assert "device-hours" in lines[-1]
+
+
+def test_a_plan_without_measurements_says_so():
+    spec = load_space(SPACES[0])
+    value = plan_json(make_plan(spec, trials_of(spec)[:3], {}, cost.count), cost.count, lambda trial: None)
+    assert "no shape measured yet" in drawn(display.plan_table, value)[-1]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_fronts_fit_80_columns_and_have_every_member(study):
+    value = pareto(table_of(study), cost=cost_column(study))
+    text = "\n".join(drawn(display.front_tables, value))
+    for front in value.get("fronts", [value]):
+        for member in front["front"]:
+            assert f"{member['top1']:.2f}" in text
+    assert text.count("* ") >= len(value.get("fronts", [value]))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_rules_fit_80_columns(study):
+    value = rules(table_of(study), cost=cost_column(study))
+    text = "\n".join(drawn(display.rules_tables, value))
+    for entry in value["depth_vs_width_by_budget"]:
+        assert entry["verdict"] in text
+    assert "Coverage" in text
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_status_fits_80_columns_but_for_the_path_and_counts_every_row(study):
+    value = status_of(study, table_of(study), None)
+    short = {**value, "path": "results/x"}
+    assert f"{len(table_of(study))} of {len(table_of(study))} trials done" in drawn(display.status_table, short)[0]
+    assert sum(budget["planned"] for budget in value["budgets"]) == value["ok"] == len(table_of(study))
+
+
+ROWS = [
+    {"trial_id": "a", "epochs": 1, "status": "ok"},
+    {"trial_id": "b", "epochs": 3, "status": "oom", "error": "too large [/bold]"},
+    {"trial_id": "c", "epochs": 3, "status": "excluded", "error": "exclude: width 1"},
+    {"trial_id": "gone", "epochs": 3, "status": "ok"},
+]
+PLANNED = pd.DataFrame({"trial_id": ["a", "b", "c", "d"], "epochs": [1, 3, 3, 3]})
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    folder = tmp_path / "grid.v2"
+    write_rows(folder / "trials/all.parquet", ROWS)
+    return folder
+
+
+def test_status_tells_planned_trials_from_rows_that_are_no_longer_planned(sweep):
+    value = status_of(sweep, read_table(sweep / "trials"), PLANNED)
+    assert (value["sweep"], value["planned"], value["ok"], value["no_longer_planned"]) == ("grid.v2", 4, 1, 1)
+    assert value["budgets"] == [
+        {"budget": 1, "planned": 1, "by_status": {"ok": 1}, "not_run": 0},
+        {"budget": 3, "planned": 3, "by_status": {"oom": 1, "excluded": 1}, "not_run": 1},
+    ]
+    assert value["failures"] == [{"trial_id": "b", "status": "oom", "error": "too large [/bold]"}]
+    lines = drawn(display.status_table, {**value, "path": "results/grid.v2"})
+    assert lines[0] == "grid.v2: 1 of 4 trials done, in results/grid.v2"
+    assert "b oom: too large [/bold]" in lines
+    assert lines[-1] == "run them again: sweep run SPACE --retry oom"
+
+
+def test_status_before_the_first_row_and_after_a_table_without_status(sweep):
+    value = status_of(sweep, None, PLANNED)
+    assert (value["ok"], value["planned"], [budget["not_run"] for budget in value["budgets"]]) == (0, 4, [1, 3])
+    (sweep / "lone.parquet").parent.mkdir(exist_ok=True)
+    pd.DataFrame({"width": [1.0, 2.0], "val_top1": [50.0, 60.0]}).to_parquet(sweep / "lone.parquet")
+    value = status_of(sweep / "lone.parquet", read_table(sweep / "lone.parquet"), None)
+    assert (value["sweep"], value["planned"], value["ok"], value["failures"]) == ("lone", 2, 2, [])
+    assert value["budgets"] == [{"budget": None, "planned": 2, "by_status": {"ok": 2}, "not_run": 0}]
+    drawn(display.status_table, {**value, "path": "x"})
+
+
+def test_a_status_is_json_although_pandas_made_it(sweep, capsys):
+    show(status_of(sweep, read_table(sweep / "trials"), PLANNED), "json", None, [])
+    assert json.loads(capsys.readouterr().out)["failures"][0]["error"] == "too large [/bold]"

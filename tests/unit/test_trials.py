@@ -1,0 +1,158 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweep import trials
+from sweep.space import SweepSpec, load_space
+from sweep.trials import label, trial_id, trials_of
+from workers.recipe import OVERRIDABLE
+
+SPACES = Path(__file__).parents[2] / "search_spaces"
+# Pinned: a change here makes every result on disk unknown, and is right only together with a new OUTCOME_VERSION.
+PINNED = {"quickstart": (36, "b7747fe2a2da", "1f44695f38d2"), "paper_grid": (525, "517f4779b0f0", "ce2a3576aedb")}
+SPACE = {
+    "sweep": "a",
+    "data": {"name": "digits"},
+    "recipe": "small",
+    "axes": {"width": [0.5], "depth": [50], "resolution": [32], "epochs": [3]},
+}
+
+
+def ids(**changes):
+    return [trial.trial_id for trial in trials_of(SweepSpec.model_validate({**SPACE, **changes}))]
+
+
+@pytest.fixture
+def config():
+    (trial,) = trials_of(SweepSpec.model_validate(SPACE))
+    return trial
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_ids_are_what_they_have_always_been(name):
+    made = trials_of(load_space(SPACES / f"{name}.yaml"))
+    assert (len(made), made[0].trial_id, made[-1].trial_id) == PINNED[name]
+    assert len({trial.trial_id for trial in made}) == len(made)
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "4711"])
+def test_ids_are_the_same_in_another_process_with_another_hash_seed(seed, tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from sweep.space import load_space; from sweep.trials import trials_of\n"
+        "print(trials_of(load_space(Path(sys.argv[1])))[0].trial_id)"
+    )
+    command = [sys.executable, "-c", program, str(SPACES / "quickstart.yaml")]
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == PINNED["quickstart"][1]
+
+
+def test_names_paths_and_spelling_are_not_part_of_an_id(tmp_path):
+    wanted = ids()
+    assert ids(sweep="another_name") == wanted
+    assert ids(data={"name": "digits", "root": "/data/x"}) == wanted
+    assert ids(axes={**SPACE["axes"], "width": [0.5]}, recipe={"name": "small", "learning_rate": 0.1}) == wanted
+    assert ids(axes=None, cells=[{"epochs": 3, "resolution": 32, "depth": 50, "width": 0.5}]) == wanted
+    backwards = tmp_path / "backwards.yaml"
+    backwards.write_text(yaml.safe_dump(dict(reversed(SPACE.items())), sort_keys=False))
+    assert [trial.trial_id for trial in trials_of(load_space(backwards))] == wanted
+
+
+def test_the_datas_folder_is_no_part_of_an_id(config):
+    spec = SweepSpec.model_validate(SPACE)
+    assert trials_of(spec, "/somewhere")[0].data.root == "/somewhere"
+    assert trials_of(spec, "/somewhere")[0].trial_id == trials_of(spec, None)[0].trial_id == config.trial_id
+
+
+@pytest.mark.parametrize(("whole", "real"), [("1", "1.0"), ("2", "2.00")])
+def test_one_and_one_point_nought_are_the_same(tmp_path, whole, real):
+    made = []
+    for number in (whole, real):
+        path = tmp_path / "a.yaml"
+        recipe = f"{{name: small, learning_rate: {number}}}"
+        text = yaml.safe_dump({k: v for k, v in SPACE.items() if k not in ("axes", "recipe")})
+        axes = f"{{width: [{number}], depth: [50], resolution: [32], epochs: [3]}}"
+        path.write_text(f"{text}recipe: {recipe}\naxes: {axes}\n")
+        made.append(trials_of(load_space(path))[0].trial_id)
+    assert made[0] == made[1]
+
+
+RECIPE_CHANGES = {
+    "batch_size": 64, "bn_batch": 16, "learning_rate": 0.3, "warmup_epochs": 0.7, "weight_decay": 1e-3,
+    "momentum": 0.8, "nesterov": False, "label_smoothing": 0.2, "ema_decay": 0.99, "dropout": 0.1,
+    "stochastic_depth": 0.1, "randaugment_layers": 1, "randaugment_magnitude": 3, "crop_min_area": 0.5,
+    "horizontal_flip": 0.25, "eval_crop": 0.875,
+}  # fmt: skip
+CONFIG_CHANGES = {
+    "family": "other", "width": 0.25, "depth": 26, "resolution": 16, "epochs": 1, "seed": 1, "precision": "bfloat16",
+    "threads": 2, "protocol": "branched",
+}  # fmt: skip
+DATA_CHANGES = {"name": "other", "version": "2", "classes": 11, "minival": 0.2}
+
+
+def test_the_changes_below_cover_every_field(config):
+    """A new field of a trial has to be put into the identity, or among those that are left out on purpose."""
+    assert set(RECIPE_CHANGES) == set(OVERRIDABLE)
+    left_out = {"trial_id", "device", "recipe", "data"}
+    assert set(CONFIG_CHANGES) == {field.name for field in dataclasses.fields(config)} - left_out
+    assert set(DATA_CHANGES) == {field.name for field in dataclasses.fields(config.data)} - {"root", "train_images"}
+
+
+@pytest.mark.parametrize("field", [*RECIPE_CHANGES, "name"])
+def test_every_value_of_the_recipe_changes_the_id(config, field):
+    value = RECIPE_CHANGES.get(field, "other")
+    assert getattr(config.recipe, field) != value
+    recipe = dataclasses.replace(config.recipe, **{field: value})
+    assert trial_id(dataclasses.replace(config, recipe=recipe)) != config.trial_id
+
+
+@pytest.mark.parametrize("field", CONFIG_CHANGES)
+def test_every_field_of_the_trial_changes_the_id(config, field):
+    assert trial_id(dataclasses.replace(config, **{field: CONFIG_CHANGES[field]})) != config.trial_id
+
+
+@pytest.mark.parametrize("field", DATA_CHANGES)
+def test_every_fact_of_the_data_changes_the_id(config, field):
+    data = dataclasses.replace(config.data, **{field: DATA_CHANGES[field]})
+    assert trial_id(dataclasses.replace(config, data=data)) != config.trial_id
+
+
+@pytest.mark.parametrize(("name", "value"), [("OUTCOME_VERSION", 10_000), ("SPLIT_RULE", "another")])
+def test_the_versions_of_code_and_split_change_the_id(config, monkeypatch, name, value):
+    monkeypatch.setattr(trials, name, value)
+    assert trial_id(config) != config.trial_id
+
+
+def test_threads_and_precision_follow_from_the_resources():
+    def made(**resources):
+        (trial,) = trials_of(SweepSpec.model_validate({**SPACE, "resources": resources}))
+        return trial.device, trial.precision, trial.threads
+
+    assert made(cpu=2) == ("cpu", "float32", 2)
+    assert made(gpu=1) == ("cuda", "bfloat16", None)
+    assert made(gpu=0.5, cpu=8, precision="float32") == ("cuda", "float32", None)
+
+
+def test_seeds_stand_next_to_each_other():
+    made = trials_of(SweepSpec.model_validate({**SPACE, "axes": {**SPACE["axes"], "epochs": [1, 3]}, "seeds": [5, 4]}))
+    assert [(trial.epochs, trial.seed) for trial in made] == [(1, 5), (1, 4), (3, 5), (3, 4)]
+
+
+def test_facts_of_the_data_are_filled_in(config):
+    data = config.data
+    assert (data.name, data.version, data.classes, data.minival) == ("digits", "sklearn-1797", 10, 0.25)
+    assert data.train_images == 1078
+    folder = {"name": "folder", "root": "/x", "classes": 7, "version": "mine"}
+    (other,) = trials_of(SweepSpec.model_validate({**SPACE, "data": folder}))
+    assert (other.data.version, other.data.classes, other.data.train_images) == ("mine", 7, None)
+
+
+def test_labels_are_short_and_name_the_seed_only_where_it_says_something():
+    row = {"depth": 50, "width": 0.5, "resolution": 32, "epochs": 3, "seed": 0}
+    assert label(row) == "d50 w0.5 32px 3ep"
+    assert label({**row, "seed": 2, "width": 1.0}) == "d50 w1 32px 3ep s2"
