@@ -9,7 +9,8 @@ quickstart: .venv/installed
 	$(BIN)/sweep pareto quickstart
 	$(BIN)/sweep rules quickstart
 	@echo
-	@echo "Table:    results/quickstart/trials/ (Parquet), figures: results/quickstart/report/"
+	@echo "Table:    results/quickstart/trials/ (Parquet)"
+	@echo "Figures:  results/quickstart/report/"
 	@echo "MLflow:   $(BIN)/mlflow ui   then open http://127.0.0.1:5000"
 
 test: lint

@@ -4,7 +4,6 @@ Results go to stdout, everything else to stderr; exit codes: 0 done, 1 some tria
 130 interrupted.
 """
 
-import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -94,7 +93,7 @@ def _options(
 @app.command()
 def plan(
     space: Space,
-    dump: Annotated[Path | None, typer.Option(help="Also write every trial to run as <trial_id>.json here.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Also write every trial as <trial_id>.json here.")] = None,
     results: Results = RESULTS,
     format: FormatOption = Format.TABLE,  # noqa: A002  (the option's name)
 ) -> None:
@@ -122,9 +121,9 @@ def run(
     ] = None,
 ) -> None:
     """Train every trial that is not finished, then report. Running it again goes on where it stopped."""
-    from sweep import commands
+    from sweep import commands, interrupt
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    interrupt.install()
     options = commands.RunOptions(executor.value, retry, max_concurrent, address)
     sys.exit(commands.run(space, results, options))
 

@@ -210,6 +210,7 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
     """`sweep pareto`."""
     from sweep.pareto import pareto as find_front
 
+    _check_picture(output.plot)
     path = _find(name, results)
     table = read_table(rows_of(path))
     value = find_front(table, **query)
@@ -226,6 +227,12 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
         say(f"wrote {output.plot}")
 
 
+def _check_picture(path: Path | None) -> None:
+    """Refuse a name that says no picture format, before anything is computed."""
+    if path and path.suffix.lower() not in (".png", ".svg"):
+        raise TableError(f"--plot {path}: the name must end in .png or .svg")
+
+
 def _recommended_space(path: Path, members: list[dict[str, Any]]) -> str:
     """Recommended cells as a search space that `sweep run` accepts."""
     from sweep.space import dump_space, load_space, space_of_cells
@@ -240,6 +247,7 @@ def rules(name: str | None, results: Path, query: Mapping[str, Any], plot: Path 
     """`sweep rules`."""
     from sweep.rules import rules as find_rules
 
+    _check_picture(plot)
     path = _find(name, results)
     table = read_table(rows_of(path))
     value = find_rules(table, planned=_planned(path), **query)

@@ -10,9 +10,9 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sweep import cost
+from sweep import cost, interrupt
 from sweep.errors import RefusedError, SweepError
 from sweep.executor import Executor
 from sweep.layout import SweepFolder
@@ -31,12 +31,20 @@ from sweep.tracking import Tracker
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 from workers.files import write_json
 
+if TYPE_CHECKING:
+    from workers.profiling import Measurement
+
+
+# Every shape is measured again after all the others, and the faster round counts: what else the machine does comes
+# and goes, and only ever slows a shape down.
+ROUNDS = 2
+
 
 class Progress(Protocol):
     """Shows people how a sweep goes on."""
 
     def measuring(self, config: TrialConfig, index: int, total: int) -> None:
-        """A shape is being measured, the index-th of total (1-based)."""
+        """A shape is being measured; the index-th of `total` measurements (1-based)."""
 
     def running(self, trials: list[TrialConfig], work: dict[str, float]) -> None:
         """Training begins; `work` is each trial's predicted share of it, in any unit."""
@@ -103,6 +111,7 @@ class Controller:
             self._measure_shapes(waiting)
             ordered = longest_first(waiting, cost.count, self._step_ms)
             self._progress.running(ordered, {config.trial_id: self._work_of(config) for config in ordered})
+            interrupt.check()
             self._executor.run(ordered, self._folder.work, self)
 
     def _commit_exclusions(self, plan: Plan) -> None:
@@ -123,11 +132,13 @@ class Controller:
 
     def started(self, config: TrialConfig) -> None:
         """See `Listener`."""
+        interrupt.check()
         self._tracker.trial_started(config)
         self._progress.started(config)
 
     def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
         """See `Listener`."""
+        interrupt.check()
         self._tracker.epoch(config, metrics)
         self._progress.epoch(config, metrics)
 
@@ -146,7 +157,7 @@ class Controller:
 
     def _take_over_results(self, trials: list[TrialConfig]) -> list[TrialConfig]:
         """Commit good results whose controller died before it could; the trials that are left."""
-        from workers.trial import read_result
+        from workers.trial import RESULT, read_result
 
         left = []
         for config in trials:
@@ -155,6 +166,8 @@ class Controller:
                 self._commit(config, result)
                 self._progress.note(f"took over the finished result of {config.trial_id}")
             else:
+                # A failure that is to be tried again: nobody may take it for the next attempt's.
+                (self._folder.work(config.trial_id) / RESULT).unlink(missing_ok=True)
                 left.append(config)
         return left
 
@@ -162,18 +175,28 @@ class Controller:
         """Measure every shape that has no measurement yet, one at a time, before anything else runs."""
         shapes = {cost.shape_id(config): config for config in trials}
         missing = [config for config in shapes.values() if self._measurement(config) is None]
-        for index, config in enumerate(missing, start=1):
-            self._progress.measuring(config, index, len(missing))
-            try:
-                measured = self._executor.measure(config)
-            except SweepError:  # nothing could be measured or trained: say so and stop
-                raise
-            except Exception as error:  # a shape that does not fit must not stop the others
-                text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                self._progress.note(f"{config.trial_id}: its shape could not be measured: {text}")
-            else:
-                cost.write_measurement(self._folder.shape(cost.shape_id(config)), config, measured)
+        rounds: dict[str, list[Measurement]] = {}
+        jobs = [config for _ in range(ROUNDS) for config in missing]
+        for index, config in enumerate(jobs, start=1):
+            interrupt.check()
+            self._progress.measuring(config, index, len(jobs))
+            if measured := self._measure(config):
+                rounds.setdefault(cost.shape_id(config), []).append(measured)
+        for config in missing:
+            if measurements := rounds.get(cost.shape_id(config)):
+                cost.write_measurement(self._folder.shape(cost.shape_id(config)), config, measurements)
                 self._measured.pop(cost.shape_id(config))
+
+    def _measure(self, config: TrialConfig) -> "Measurement | None":
+        """One round of one shape; a shape that does not fit must not stop the others."""
+        try:
+            return self._executor.measure(config)
+        except SweepError:  # nothing can be measured or trained here
+            raise
+        except Exception as error:
+            text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            self._progress.note(f"{config.trial_id}: its shape could not be measured: {text}")
+            return None
 
     def _measurement(self, config: TrialConfig) -> dict[str, Any] | None:
         key = cost.shape_id(config)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,13 @@ def shape_id(config: TrialConfig) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def write_measurement(path: Path, config: TrialConfig, measured: "Measurement") -> None:
-    """Keep a shape's measurement with what it was made with."""
+def write_measurement(path: Path, config: TrialConfig, rounds: "Sequence[Measurement]") -> None:
+    """Keep the fastest of a shape's rounds, how far the others were from it, and what it was made with."""
+    steps = [measured.train_step_ms for measured in rounds]
+    fastest = dataclasses.asdict(rounds[steps.index(min(steps))])
     shape = {name: getattr(config, name) for name in ("family", "width", "depth", "resolution", "precision")}
-    row = {**shape, **dataclasses.asdict(measured), "batch_size": config.recipe.batch_size}
-    write_records(path, [{**row, "versions": versions()}])
+    row = {**shape, **fastest, "train_step_spread": max(steps) / min(steps) - 1}
+    write_records(path, [{**row, "batch_size": config.recipe.batch_size, "versions": versions()}])
 
 
 def read_measurement(path: Path) -> "dict[str, Any] | None":
@@ -75,6 +78,7 @@ def read_measurement(path: Path) -> "dict[str, Any] | None":
 
 MEASURED = (
     "train_step_ms",
+    "train_step_spread",
     "infer_latency_ms",
     "infer_latency_p10_ms",
     "infer_latency_p90_ms",

@@ -210,10 +210,11 @@ def _steps(console: Console, value: Value) -> None:
 def _exponents(console: Console, value: Value) -> None:
     console.print("\n[bold]Resolution exponent[/bold] (resolution grows as cost to this power)")
     for entry in value["resolution_exponent"]:
-        gamma = f"{entry['gamma']:.3f} {_interval(entry['ci'])}" if entry["gamma"] is not None else "-"
+        gamma = f"{entry['gamma']:.3f} {_interval(entry['ci'])}, " if entry["gamma"] is not None else ""
         against = f"compound rule {_number(entry['compound_rule_gamma'], '.3f')}"
-        reason = f" ({entry['reason']})" if entry.get("reason") else ""
-        console.print(f"{epochs_in_words(entry['budget'])}: {gamma}, {against}: {entry['verdict']}{reason}")
+        console.print(f"{epochs_in_words(entry['budget'])}: {gamma}{against}: {entry['verdict']}")
+        if entry.get("reason"):
+            console.print(f"  {entry['reason']}")
 
 
 def _regimes(console: Console, value: Value) -> None:

@@ -3,6 +3,7 @@
     SweepError                 exit code 2 unless said otherwise
     ├── SpaceError             the search space is wrong; says where and what would be right
     ├── TableError             a results table cannot be read or lacks what was asked for
+    │   └── DamagedTableError  exit code 3: a part of a sweep's own table is damaged
     ├── DataUnavailableError   the data set named by the space is not on this machine
     ├── ResourcesError         no machine at hand has what one trial asks for
     └── RefusedError           exit code 3: another controller owns the sweep, or its files are damaged
@@ -23,6 +24,12 @@ class SpaceError(SweepError):
 
 class TableError(SweepError):
     """A results table cannot be read, or lacks what the command needs."""
+
+
+class DamagedTableError(TableError):
+    """A part of a sweep's own table is damaged."""
+
+    exit_code = 3
 
 
 class DataUnavailableError(SweepError):

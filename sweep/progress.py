@@ -67,6 +67,14 @@ class _Tally:
         elapsed = time.monotonic() - self._started
         return left * elapsed / done if done else None
 
+    def position(self) -> str:
+        """Trials ended of all, ` 7/36`."""
+        return f"{sum(self.ended.values()):>{len(str(self.total))}}/{self.total}"
+
+    def left_in_words(self) -> str:
+        left = self.seconds_left()
+        return "" if left is None else f", {duration(left)} left"
+
     def summary(self) -> str:
         left = self.seconds_left()
         parts = [
@@ -95,7 +103,7 @@ class PlainProgress:
     def measuring(self, config: TrialConfig, index: int, total: int) -> None:
         """Only the first, so that a log stays short."""
         if index == 1:
-            self._line(f"measuring {_count(total, 'shape')}, one at a time, before training")
+            self._line(f"measuring shapes before training, one at a time: {_count(total, 'measurement')}")
 
     def running(self, trials: list[TrialConfig], work: dict[str, float]) -> None:
         """Training begins."""
@@ -113,7 +121,7 @@ class PlainProgress:
     def ended(self, config: TrialConfig, result: TrialResult) -> None:
         """One line per trial."""
         self._tally.end(config, result)
-        self._line(f"{outcome(config, result)}   [{self._tally.summary()}]")
+        self._line(f"[{self._tally.position()}] {outcome(config, result)}{self._tally.left_in_words()}")
 
     def note(self, text: str) -> None:
         """One line."""

@@ -116,5 +116,6 @@ def _read(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise RefusedError(f"{path}: damaged ({reason}); move it away, then its trial runs again") from error
+        what = "the learning curve is lost" if path.parent.name == "epochs" else "`sweep run` makes it again"
+        raise RefusedError(f"{path}: damaged ({reason}); move it away, {what}") from error
     return rows

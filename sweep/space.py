@@ -3,6 +3,7 @@
 Every error is one line with its place in the file: what is wrong, and what would be right.
 """
 
+import math
 import os
 import re
 from itertools import product
@@ -19,6 +20,7 @@ from workers.datasets import DATASETS
 from workers.families import check_shape
 from workers.recipe import Cell, resolve
 
+MAX_TRIALS = 1_000_000  # more is a slip of the pen: each is a full-length training run
 AXES = ("width", "depth", "resolution", "epochs")
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 reads 4e-5 as text
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -132,6 +134,12 @@ class Exclusion(_Strict):
     resolution: Resolution | None = None
     epochs: Epochs | None = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> "Exclusion":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"names no value, so it would exclude every cell; give one of {', '.join(AXES)}")
+        return self
+
 
 class Resources(_Strict):
     """What one trial holds: CPU cores (also its threads), or GPUs (a share or a count)."""
@@ -198,7 +206,14 @@ def _explain(file: YamlFile, problem: Any) -> str:
         return f"{place}: this key is missing"
     if problem["type"] == "too_short":
         return f"{place}: must have at least one value"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')} (got {_shorten(problem['input'])})"
+    got = f"(got {_shorten(problem['input'])})"
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{place}: must be keys and values, with the keys {', '.join(_allowed((*loc, '')))} {got}"
+    if problem["type"] in ("list_type", "tuple_type"):
+        return f"{place}: must be a list in brackets {got}"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{place}: must be at most 100 letters, digits and _ . -, beginning with a letter or digit {got}"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')} {got}"
 
 
 def _allowed(loc: tuple[str | int, ...]) -> list[str]:
@@ -228,6 +243,8 @@ def _check_cells(file: YamlFile, spec: SweepSpec) -> None:
         raise SpaceError(f"{file.place(('sweep',))}: {spec.sweep!r} is a folder of sweeps; choose another name")
     if not spec.axes and not spec.cells:
         raise SpaceError(f"{file.place(())}: axes: this key is missing (or `cells`, a list of cells)")
+    if spec.axes and math.prod(len(getattr(spec.axes, axis)) for axis in AXES) * len(spec.seeds) > MAX_TRIALS:
+        raise SpaceError(f"{file.place(('axes',))}: the grid has more than {MAX_TRIALS} trials")
     for loc, values in _value_lists(spec):
         _refuse_twice(file, loc, values)
     problems = dict.fromkeys(

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.errors import TableError
+from sweep.errors import DamagedTableError, TableError
 from workers.files import write_bytes
 
 
@@ -68,7 +68,13 @@ COLUMNS: tuple[Column, ...] = (
         "forward multiply-adds of convolutions and linear layers; FLOPs are 2 x this",
     ),
     Column("train_flops", _REAL, "FLOPs", "3 x 2 x macs_per_image x training images x epochs"),
-    Column("train_step_ms", _REAL, "ms", "one training step of batch_size images, median, alone on the device"),
+    Column(
+        "train_step_ms",
+        _REAL,
+        "ms",
+        "one training step of batch_size images, median of the fastest round, alone on the device",
+    ),
+    Column("train_step_spread", _REAL, "", "slowest over fastest round of measuring train_step_ms, minus 1"),
     Column("infer_latency_ms", _REAL, "ms", "forward pass of one image, median, alone on the device"),
     Column("infer_latency_p10_ms", _REAL, "ms", "10th percentile of the same"),
     Column("infer_latency_p90_ms", _REAL, "ms", "90th percentile of the same"),
@@ -143,7 +149,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if not parts or not path.exists():
         raise TableError(f"{path}: no results here yet; `sweep run SPACE` makes them")
     try:
-        table = pa.concat_tables([_read_part(part) for part in parts], promote_options="permissive")
+        table = pa.concat_tables([_read_part(part, path.is_dir()) for part in parts], promote_options="permissive")
     except pa.ArrowException as error:
         raise TableError(f"{path}: its parts do not fit together ({str(error).splitlines()[0]})") from error
     for column in COLUMNS:
@@ -152,13 +158,16 @@ def read_table(path: Path) -> pd.DataFrame:
     return cast(pd.DataFrame, table.to_pandas())
 
 
-def _read_part(path: Path) -> pa.Table:
+def _read_part(path: Path, of_a_sweep: bool) -> pa.Table:
     try:
         # The schema's notes are for people; pandas would carry them along without using them.
         with pq.ParquetFile(path) as file:
             return _with_declared_types(path, file.read().replace_schema_metadata(None))
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        if of_a_sweep:
+            raise DamagedTableError(f"{path}: damaged ({reason}); move it away, `sweep run` makes it again") from error
+        raise TableError(f"{path}: not a readable Parquet file ({reason})") from error
 
 
 def _with_declared_types(path: Path, table: pa.Table) -> pa.Table:

@@ -29,10 +29,15 @@ PARAMETERS = (
 )  # fmt: skip
 
 
-# MLflow asks a server that does not answer for minutes, with every call. A job that failed after OUTAGE_S was such a
-# call: what comes in the next PAUSE_S is dropped, or closing would wait for hours; rows that lack their mark are sent
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+}
+# MLflow asks a server that does not answer again and again, with every call. A job that failed after OUTAGE_S was such
+# a call: what comes in the next PAUSE_S is dropped, or closing would wait for hours; rows that lack their mark are sent
 # again by the next run.
-OUTAGE_S, PAUSE_S = 10.0, 60.0
+OUTAGE_S, PAUSE_S = 1.0, 60.0
 
 
 class Tracker(Protocol):
@@ -213,7 +218,8 @@ class _Store:
     def _client_of(self) -> Any:
         """The client, made on first use: importing MLflow takes seconds and a sweep with nothing to do needs none."""
         if self._client is None:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            for name, value in SETTINGS.items():
+                os.environ.setdefault(name, value)
             from mlflow import MlflowClient
 
             for noisy in ("mlflow", "alembic"):  # importing MLflow sets its own level

@@ -46,8 +46,7 @@ def rules(
         table: one row per trial; rows without depth, width or resolution are left aside.
         cost: column that is the price of a model; by default the first of train_step_ms, infer_latency_ms and
             macs_per_image that has values.
-        planned: the trials that were planned (trial_id, family, width, depth, resolution, epochs, seed), for
-        coverage;
+        planned: the trials that were planned (trial_id, family, width, depth, resolution, epochs, seed), for coverage;
             by default the rows of the table.
         noise_sd: standard deviation of one run in points, in place of replicate seeds and prior.
 

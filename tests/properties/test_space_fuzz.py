@@ -166,7 +166,7 @@ valid = st.fixed_dictionaries(
             },
         ),
         "exclude": st.lists(
-            st.fixed_dictionaries({}, optional={"width": widths, "depth": depths, "epochs": epochs}), max_size=2
+            st.fixed_dictionaries({"width": widths}, optional={"depth": depths, "epochs": epochs}), max_size=2
         ),
         "resources": st.fixed_dictionaries(
             {}, optional={"cpu": st.integers(1, 64), "gpu": st.floats(0, 8), "precision": st.just("bfloat16")}

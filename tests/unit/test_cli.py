@@ -277,7 +277,7 @@ def test_a_damaged_row_is_refused_with_3_and_its_name(sweep, space, failed):
         assert (code, out, err.count("\n")) == (3, "", 1)
         assert f"{broken.name}: damaged" in err
     code, _, err = sweep("pareto", "tiny")
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("\n")) == (3, 1)
     assert broken.name in err
 
 

@@ -12,6 +12,7 @@ from workers.environment import versions
 from workers.profiling import Costs, Measurement
 
 MEASUREMENT = Measurement(40.0, 1.0, 1.5, 2.5, 123_456_789_012, "a device")
+SLOWER = Measurement(50.0, 9.0, 9.5, 9.9, 1, "a device")
 
 
 def config_of(recipe="small", **changes):
@@ -86,12 +87,12 @@ def test_whatever_changes_a_step_is_another_measurement(change):
 @pytest.fixture
 def measured(tmp_path):
     path = tmp_path / "shape.parquet"
-    cost.write_measurement(path, config_of(), MEASUREMENT)
+    cost.write_measurement(path, config_of(), [SLOWER, MEASUREMENT])
     return path
 
 
-def test_a_measurement_reads_back(measured):
-    values = dataclasses.asdict(MEASUREMENT)
+def test_of_several_rounds_the_fastest_reads_back_and_how_far_the_slowest_was(measured):
+    values = {**dataclasses.asdict(MEASUREMENT), "train_step_spread": 0.25}
     assert cost.read_measurement(measured) == {name: values[name] for name in cost.MEASURED}
     (row,) = pq.read_table(measured).to_pylist()
     assert (row["device"], row["batch_size"], row["width"], row["versions"]) == ("a device", 32, 0.125, versions())

@@ -79,10 +79,6 @@ def test_excluded_cells_say_by_which_rule():
     assert len(plan.to_run) == 4
 
 
-def test_an_exclusion_without_values_excludes_nothing():
-    assert statuses(planned(space(exclude=[{}]))) == ["planned"] * 8
-
-
 def test_limits_exclude_on_both_sides_and_say_why():
     plan = planned(space(limits={"macs_per_image": [20_000, 70_000]}), costs=costs_of)
     assert [(t.config.width, t.config.depth, t.reason) for t in plan.with_status(PlanStatus.EXCLUDED)] == [

@@ -84,10 +84,10 @@ def test_piped_output_is_one_plain_line_per_event_that_matters(clock):
         shown.ended(SECOND, failed(SECOND))
         shown.note("a remark with [bold] brackets")
     assert lines_of(file) == [
-        "measuring 2 shapes, one at a time, before training",
+        "2 measurements of shapes, one at a time, before training",
         "training 2 trials, longest first",
-        f"{outcome(FIRST, ok(FIRST))}   [1/2 done · 1 running · 0 failed · 0.10 epochs/s · 80 s left]",
-        f"{outcome(SECOND, failed(SECOND))}   [1/2 done · 0 running · 1 failed · 0.08 epochs/s · 0 s left]",
+        f"[1/2] {outcome(FIRST, ok(FIRST))}, 80 s left",
+        f"[2/2] {outcome(SECOND, failed(SECOND))}, 0 s left",
         "a remark with [bold] brackets",
     ]
 
@@ -97,7 +97,7 @@ def test_one_of_a_kind_is_singular():
     shown = PlainProgress(Console(file=file))
     shown.measuring(FIRST, 1, 1)
     shown.running([FIRST], {FIRST.trial_id: 1.0})
-    assert lines_of(file)[0].startswith("measuring 1 shape,")
+    assert lines_of(file)[0].startswith("1 measurement of shapes,")
     assert lines_of(file)[1].startswith("training 1 trial,")
 
 
@@ -120,7 +120,7 @@ def test_before_the_first_epoch_the_time_left_is_not_guessed(clock):
     shown.started(FIRST)
     clock.now += 5
     shown.ended(FIRST, failed(FIRST))
-    assert "time left unknown yet" in lines_of(file)[-1]
+    assert lines_of(file)[-1] == f"[1/2] {outcome(FIRST, failed(FIRST))}"
 
 
 def test_a_terminal_shows_what_is_running_and_keeps_failures(clock):

@@ -74,6 +74,21 @@ ONE_PROBLEM = {
         4,
         "data.path: unknown key; allowed here: name, root, minival, classes, version",
     ),
+    "exclusion of everything": (
+        GOOD + "exclude: [{}]\n",
+        13,
+        "exclude.0: names no value, so it would exclude every cell",
+    ),
+    "a billion trials": (
+        changed("[1, 3]", str([*range(1, 90_000)])),
+        6,
+        "axes: the grid has more than 1000000 trials",
+    ),
+    "list for a mapping": (
+        changed("{cpu: 1}", "[1]"),
+        12,
+        "resources: must be keys and values, with the keys cpu, gpu",
+    ),
     "unknown limit": (
         GOOD + "limits: {flops: [0, 1]}\n",
         13,
@@ -102,7 +117,7 @@ ONE_PROBLEM = {
     ),
     "empty axis": (changed("[16, 32]", "[]"), 9, "axes.resolution: must have at least one value"),
     "no seeds": (changed("[0, 1]", "[]"), 11, "seeds: must have at least one value"),
-    "axis without list": (changed("[16, 32]", "16"), 9, "axes.resolution: Input should be a valid list (got 16)"),
+    "axis without list": (changed("[16, 32]", "16"), 9, "axes.resolution: must be a list in brackets (got 16)"),
     "width without channels": (
         changed("[0.25, 0.5]", "[0.25, 0.01]"),
         7,
@@ -151,7 +166,7 @@ ONE_PROBLEM = {
     "truth for a width": (changed("[0.25, 0.5]", "[true]"), 7, "axes.width.0: must be a number (got True)"),
     "date for a number": (changed("[26, 50]", "[2020-01-01]"), 8, "axes.depth.0: Input should be a valid integer"),
     "list for a name": (changed("family: resnet_rs", "family: [a]"), 4, "family: Input should be a valid string"),
-    "name with a slash": (changed("sweep: a", "sweep: a/b"), 1, "sweep: String should match pattern"),
+    "name with a slash": (changed("sweep: a", "sweep: a/b"), 1, "sweep: must be at most 100 letters, digits and _ . -"),
     "name of a folder of sweeps": (
         changed("sweep: a", "sweep: published"),
         1,
