@@ -113,9 +113,9 @@ class MlflowTracker:
 
     def close(self, finished: bool) -> list[str]:
         """Wait until MLflow has everything; the problems met on the way."""
-        self._jobs.put(lambda: self._store.end(finished))
         self._jobs.put(None)
         self._thread.join()
+        self._try(lambda: self._store.end(finished))  # even in an outage: no run stays open if it can be helped
         return self._problems
 
     def _work(self) -> None:
@@ -124,13 +124,18 @@ class MlflowTracker:
             started = time.monotonic()
             if started < dropping_until:
                 continue
-            try:
-                job()
-            except Exception as error:  # MLflow raises many kinds, and none may stop a sweep
-                text = (str(error).strip().splitlines() or [""])[0]
-                self._problems.append(f"{type(error).__name__}: {text}")
-                if time.monotonic() - started > OUTAGE_S:
-                    dropping_until = time.monotonic() + PAUSE_S
+            if not self._try(job) and time.monotonic() - started > OUTAGE_S:
+                dropping_until = time.monotonic() + PAUSE_S
+
+    def _try(self, job: Callable[[], object]) -> bool:
+        """Whether the job succeeded; MLflow raises many kinds of errors, and none may stop a sweep."""
+        try:
+            job()
+        except Exception as error:
+            text = (str(error).strip().splitlines() or [""])[0]
+            self._problems.append(f"{type(error).__name__}: {text}")
+            return False
+        return True
 
 
 class _Store:
@@ -187,7 +192,9 @@ class _Store:
 
     def attach(self, folder: Path) -> None:
         """Log a folder's files to the parent run."""
-        self._client_of().log_artifacts(self._parent(), str(folder), "report")
+        parent = self._parent()
+        self._client.set_tag(parent, "mlflow.note.content", self._description)  # the space may have changed
+        self._client.log_artifacts(parent, str(folder), "report")
 
     def end(self, finished: bool) -> None:
         """Close the parent run, and the children that an interruption left open."""

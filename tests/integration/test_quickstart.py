@@ -136,7 +136,7 @@ def test_the_table_opens_in_pyarrow_and_duckdb(quickstart):
     parts = str(quickstart.results / "trials")
     assert pq.read_table(parts).num_rows == 36
     query = f"select count(*), max(val_top1) from '{parts}/*.parquet'"
-    assert duckdb.sql(query).fetchone() == (36, quickstart.rows["val_top1"].max())
+    assert duckdb.sql(query).fetchall() == [(36, quickstart.rows["val_top1"].max())]
 
 
 def test_the_front_is_the_true_one(quickstart):
