@@ -283,8 +283,8 @@ def test_a_server_that_lets_every_call_wait_does_not_hold_a_sweep_up(outage, mon
     for _ in range(1000):
         tracker.epoch(FIRST, HISTORY[0])
     started = time.monotonic()
-    assert tracker.close(True) == ["ConnectionError: no answer"]
-    assert outage.calls == 1
+    assert set(tracker.close(True)) == {"ConnectionError: no answer"}
+    assert outage.calls == 2  # the first epoch, and the end, which is tried whatever came before
     assert time.monotonic() - started < 2
 
 
