@@ -84,7 +84,7 @@ def test_piped_output_is_one_plain_line_per_event_that_matters(clock):
         shown.ended(SECOND, failed(SECOND))
         shown.note("a remark with [bold] brackets")
     assert lines_of(file) == [
-        "2 measurements of shapes, one at a time, before training",
+        "measuring shapes before training, one at a time: 2 measurements",
         "training 2 trials, longest first",
         f"[1/2] {outcome(FIRST, ok(FIRST))}, 80 s left",
         f"[2/2] {outcome(SECOND, failed(SECOND))}, 0 s left",
@@ -97,7 +97,7 @@ def test_one_of_a_kind_is_singular():
     shown = PlainProgress(Console(file=file))
     shown.measuring(FIRST, 1, 1)
     shown.running([FIRST], {FIRST.trial_id: 1.0})
-    assert lines_of(file)[0].startswith("1 measurement of shapes,")
+    assert lines_of(file)[0].endswith(": 1 measurement")
     assert lines_of(file)[1].startswith("training 1 trial,")
 
 
