@@ -1,18 +1,10 @@
 import json
-import resource
+import subprocess
+import sys
 
 import pytest
 
 from workers.files import plain, write_bytes, write_json
-
-
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond 1,000 bytes, as on a full disk; a larger write fails with EFBIG."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_writing_makes_the_folder_and_leaves_the_file_alone_in_it(tmp_path):
@@ -23,11 +15,27 @@ def test_writing_makes_the_folder_and_leaves_the_file_alone_in_it(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["file.json"]
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_temporary(tmp_path, full_disk):
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from workers.files import write_bytes
+
+path = Path(sys.argv[1])
+write_bytes(path, b"old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as on a full disk: a larger write fails with EFBIG
+try:
+    write_bytes(path, b"x" * 5000)
+except OSError as error:
+    assert "too large" in str(error), error
+else:
+    raise AssertionError("the write did not fail")
+"""
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_temporary(tmp_path):
     path = tmp_path / "file.json"
-    write_bytes(path, b"old")
-    with pytest.raises(OSError, match="too large"):
-        write_bytes(path, b"x" * 5000)
+    # In a process of its own: the limit would hold for this one's log as well.
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], check=True)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
 
