@@ -1,8 +1,9 @@
-# Everything that a person or CI does here. `make quickstart` and `make test` install what they need into .venv.
+# Everything that a person or CI does here. `make quickstart` and `make test` install what they need into .venv,
+# `make test-xla` into .venv-xla.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow lint format clean
+.PHONY: quickstart test test-slow test-xla lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/sweep run search_spaces/quickstart.yaml
@@ -19,6 +20,10 @@ test: lint
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
+# XLA compiles for whatever device there is; here for the CPU.
+test-xla: .venv-xla/installed
+	PJRT_DEVICE=CPU .venv-xla/bin/python -m pytest tests/xla
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +38,11 @@ format: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+.venv-xla/installed: constraints-xla.txt
+	$(PYTHON) -m venv .venv-xla
+	.venv-xla/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r constraints-xla.txt
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-xla build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -183,6 +183,22 @@ def report(sweep: Sweep = None, results: Results = RESULTS, cost: Cost = None) -
 
 
 @app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="A trial's id, or the beginning of it.", show_default=False)],
+    sweep: Annotated[str | None, typer.Option(help="Its sweep's name or path; by default the newest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; by default export/<id> in the sweep's.")] = None,
+    run_plugins: Annotated[
+        bool, typer.Option("--run-plugins", help="Run the plug-ins that the sweep's folder names: code, so trust it.")
+    ] = False,
+    results: Results = RESULTS,
+) -> None:
+    """Write a finished trial's model as a folder that timm can load: weights, configuration, its row."""
+    from sweep import commands
+
+    commands.export(trial, sweep, results, out, run_plugins)
+
+
+@app.command()
 def sync(sweep: Sweep = None, results: Results = RESULTS) -> None:
     """Record every trial of the table in MLflow again, for a tracking server that was lost or changed."""
     from sweep import commands

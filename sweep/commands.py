@@ -13,13 +13,15 @@ import sweep
 from sweep import display
 from sweep.errors import DataUnavailableError, SpaceError, TableError
 from sweep.layout import SweepFolder, find_table, rows_of
-from sweep.table import read_table
+from sweep.naming import label
+from sweep.table import read_records, read_table
 from workers.contract import TrialConfig, TrialStatus
 from workers.files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sweep.data_paths import DataPaths
     from sweep.executor import Executor
     from sweep.plan import Plan
     from sweep.space import SweepSpec
@@ -53,15 +55,16 @@ def say(text: str) -> None:
 def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> None:
     """`sweep plan`."""
     from sweep import cost
+    from sweep.data_paths import data_paths
     from sweep.plan import plan_json
     from sweep.space import load_space
 
     spec = load_space(space)
     folder = SweepFolder(results / spec.sweep)
-    root = None
+    paths = None
     with suppress(DataUnavailableError):  # planning needs no data
-        root = _root(spec, space)
-    made = _plan(spec, root, folder, ())
+        paths = data_paths(spec, space)
+    made = _plan(spec, paths, folder, ())
     value = plan_json(made, cost.count, lambda config: _step_ms(folder, config))
     display.show(value, output_format, display.plan_table, rows=value["trials"])
     if dump:
@@ -73,43 +76,40 @@ def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> N
 def run(space: Path, results: Path, options: RunOptions) -> int:
     """`sweep run`: the exit code."""
     from sweep.controller import owned
+    from sweep.data_paths import data_paths
+    from sweep.rows import keep_planned
     from sweep.space import dump_space, load_space
 
     spec = load_space(space)
     retry = _statuses(options.retry)
-    root = _root(spec, space)
+    paths = data_paths(spec, space)
     folder = SweepFolder(results / spec.sweep)
     with owned(folder):
         folder.keep_space(dump_space(spec, sweep.__version__))
-        made = _plan(spec, root, folder, retry)
+        made = _plan(spec, paths, folder, retry)
+        keep_planned(folder, [trial.config for trial in made.trials])
         if _nothing_left(made, folder):
             say(f"{spec.sweep}: nothing to do, {_counts(made)} in {folder.path}/{_how_to_retry(made)}")
             return _exit_code(made)
         try:
             _reconcile(spec, made, folder, options)
         except KeyboardInterrupt:
-            done = _counts(_plan(spec, root, folder, ()))
+            done = _counts(_plan(spec, paths, folder, ()))
             say(f"{spec.sweep}: interrupted, {done}; the same command goes on from there")
             return 130
-        made = _plan(spec, root, folder, ())
+        made = _plan(spec, paths, folder, ())
         hint = _how_to_retry(made) or "; see `sweep pareto` and `sweep rules`"
         say(f"{spec.sweep}: {_counts(made)} in {folder.path}/{hint}")
         return _exit_code(made)
 
 
-def _root(spec: "SweepSpec", space: Path) -> str | None:
-    from sweep.space import data_root
-
-    return data_root(spec, space)
-
-
-def _plan(spec: "SweepSpec", root: str | None, folder: SweepFolder, retry: tuple[TrialStatus, ...]) -> "Plan":
+def _plan(spec: "SweepSpec", paths: "DataPaths | None", folder: SweepFolder, retry: tuple[TrialStatus, ...]) -> "Plan":
     from sweep import cost
     from sweep.plan import make_plan
     from sweep.rows import read_states
     from sweep.trials import trials_of
 
-    return make_plan(spec, trials_of(spec, root), read_states(folder), cost.count, retry)
+    return make_plan(spec, trials_of(spec, paths), read_states(folder), cost.count, retry)
 
 
 def _step_ms(folder: SweepFolder, config: TrialConfig) -> float | None:
@@ -174,7 +174,8 @@ def _executor(spec: "SweepSpec", options: RunOptions) -> "Executor":
         return LocalExecutor()
     from sweep.ray_executor import RayExecutor
 
-    return RayExecutor(spec.resources.cpu, spec.resources.gpu, options.max_concurrent, options.address)
+    have = spec.resources
+    return RayExecutor(have.cpu, have.gpu, options.max_concurrent, options.address, have.tpu, have.devices)
 
 
 def _counts(made: "Plan") -> str:
@@ -235,12 +236,12 @@ def _check_picture(path: Path | None) -> None:
 
 def _recommended_space(path: Path, members: list[dict[str, Any]]) -> str:
     """Recommended cells as a search space that `sweep run` accepts."""
-    from sweep.space import dump_space, load_space, space_of_cells
+    from sweep.space import dump_space, read_space, space_of_cells
 
     space = SweepFolder(path).space
     if not space.is_file():
         raise TableError(f"--out: {path} has no space.yaml, so its data set and recipe are not known")
-    return dump_space(space_of_cells(load_space(space), members), sweep.__version__)
+    return dump_space(space_of_cells(read_space(space), members), sweep.__version__)
 
 
 def rules(name: str | None, results: Path, query: Mapping[str, Any], plot: Path | None, output_format: str) -> None:
@@ -264,6 +265,26 @@ def report(name: str | None, results: Path, cost: str | None) -> None:
     folder = _write_report(_find(name, results), cost)
     for path in sorted(folder.iterdir()):
         sys.stdout.write(f"{path}\n")
+
+
+def export(trial: str, name: str | None, results: Path, out: Path | None, run_plugins: bool) -> None:
+    """`sweep export`."""
+    from sweep.export import exportable, find_trial
+
+    path = _find(name, results)
+    if not path.is_dir():
+        raise TableError(f"{path}: only a trial that `sweep run` trained has weights to export")
+    folder = SweepFolder(path)
+    found = exportable(folder, find_trial(folder, trial), run_plugins)
+    from workers.export import export_model  # after the mistakes that need no torch
+
+    target = out or folder.path / "export" / found.config.trial_id
+    try:
+        export_model(found.config, found.weights, found.row, target)
+    except ValueError as error:
+        raise TableError(f"trial {found.config.trial_id}: {error}") from error
+    say(f"{label(found.row)} is in {target}/")
+    sys.stdout.write(f"{target}\n")
 
 
 def sync(name: str | None, results: Path) -> None:
@@ -296,17 +317,21 @@ def _find(name: str | None, results: Path) -> Path:
 
 
 def _planned(path: Path) -> "pd.DataFrame | None":
-    """The cells of a sweep's space, or None for a table from elsewhere."""
-    space = SweepFolder(path).space
-    if not space.is_file():
+    """The cells of a sweep's space; None for a table from elsewhere, or where only a plug-in could tell."""
+    folder = SweepFolder(path)
+    if folder.planned.is_file():
+        return read_records(folder.planned)
+    if not folder.space.is_file():
         return None
     import pandas as pd
 
-    from sweep.space import load_space
+    from sweep.rows import planned_columns
+    from sweep.space import load_space, read_space
     from sweep.trials import trials_of
 
-    columns = ("trial_id", "family", "width", "depth", "resolution", "epochs", "seed")
-    return pd.DataFrame([{name: getattr(t, name) for name in columns} for t in trials_of(load_space(space))])
+    if read_space(folder.space).plugins:
+        return None
+    return pd.DataFrame([planned_columns(config) for config in trials_of(load_space(folder.space))])
 
 
 def _write_report(path: Path, cost: str | None) -> Path:

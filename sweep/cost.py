@@ -15,7 +15,8 @@ from workers.contract import TrialConfig
 from workers.environment import versions
 
 if TYPE_CHECKING:
-    from workers.profiling import Costs, Measurement
+    from workers.costs import Costs
+    from workers.profiling import Measurement
 
 FORWARD_AND_BACKWARD = 3  # the backward pass costs two forward ones
 FLOPS_PER_MAC = 2
@@ -23,9 +24,9 @@ FLOPS_PER_MAC = 2
 
 def count(config: TrialConfig) -> "Costs":
     """Parameters and multiply-adds per image of a trial's model; needs torch, which takes seconds to import."""
-    from workers.profiling import count_costs
+    from workers.costs import count_costs
 
-    return count_costs(config.family, config.width, config.depth, config.resolution, config.data.classes)
+    return count_costs(config.family, config.arguments, config.resolution, config.data.classes, config.plugins)
 
 
 def train_flops(config: TrialConfig, macs_per_image: int) -> float | None:
@@ -50,9 +51,12 @@ def predicted_seconds(config: TrialConfig, train_step_ms: float) -> float | None
 
 def shape_id(config: TrialConfig) -> str:
     """Key of a measurement: the shape and what its step consists of; device and versions stand inside the file."""
-    recipe = config.recipe
-    parts: list[Any] = [config.family, config.width, config.depth, config.resolution, config.data.classes]
-    parts += [recipe.batch_size, recipe.bn_batch, recipe.ema_decay > 0, recipe.stochastic_depth > 0]
+    recipe, execution = config.recipe, config.execution
+    parts: list[Any] = [config.family, sorted(config.arguments.items()), config.data.classes]
+    parts += [config.resolution, recipe.test_resolution or config.resolution]
+    parts += [recipe.batch_size, recipe.bn_batch, recipe.optimizer, recipe.loss]
+    parts += [recipe.ema_decay > 0, recipe.stochastic_depth > 0, recipe.mixup_alpha > 0, recipe.cutmix_alpha > 0]
+    parts += [execution.ranks, execution.micro_batch, execution.compile]
     parts += [config.device, config.precision, config.threads]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -61,8 +65,8 @@ def write_measurement(path: Path, config: TrialConfig, rounds: "Sequence[Measure
     """Keep the fastest of a shape's rounds, how far the others were from it, and what it was made with."""
     steps = [measured.train_step_ms for measured in rounds]
     fastest = dataclasses.asdict(rounds[steps.index(min(steps))])
-    shape = {name: getattr(config, name) for name in ("family", "width", "depth", "resolution", "precision")}
-    row = {**shape, **fastest, "train_step_spread": max(steps) / min(steps) - 1}
+    shape = {"family": config.family, "resolution": config.resolution, "precision": config.precision}
+    row = {**shape, **config.arguments, **fastest, "train_step_spread": max(steps) / min(steps) - 1}
     write_records(path, [{**row, "batch_size": config.recipe.batch_size, "versions": versions()}])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sweep.naming import kind_in_words, model_in_words, model_name
 from workers.files import plain
 
 Value = dict[str, Any]
@@ -32,21 +33,26 @@ def show(value: Value, output_format: str, render: Callable[[Console, Value], No
 
 
 def _write_csv(rows: Sequence[Value]) -> None:
-    """Plain values only: lists and objects inside a row are left to JSON."""
-    flat = [{key: value for key, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+    """Plain values only: lists and objects inside a row are left to JSON, but for the model's arguments."""
+    flat = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
 
 
+def _flat(row: Value) -> Value:
+    values: Value = {key: value for key, value in row.items() if not isinstance(value, list | dict)}
+    model = row.get("model")
+    return values | ({f"model_{name}": value for name, value in model.items()} if isinstance(model, dict) else {})
+
+
 def _table(*columns: str, left: Sequence[str] = (), title: str | None = None) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
     table.header_style = "dim"
     for column in columns:
-        table.add_column(
-            column, justify="left" if column in left else "right", overflow="fold", no_wrap=column != "why"
-        )
+        justify: Any = "left" if column in left else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column not in ("why", "model"))
     return table
 
 
@@ -82,15 +88,24 @@ def _interval(ci: Sequence[float | None] | None) -> str:
 
 def plan_table(console: Console, value: Value) -> None:
     """Every trial of a plan, then the totals."""
-    table = _table("trial", "depth", "width", "px", "epochs", "params", "MACs", "FLOPs", "hours", "status")
+    by_shape = _all_by_shape(value["trials"])
+    names = ("depth", "width") if by_shape else ("model",)
+    table = _table("trial", *names, "px", "epochs", "params", "MACs", "FLOPs", "hours", "status", left=("model",))
     for trial in value["trials"]:
+        shape = (str(trial["depth"]), f"{trial['width']:g}") if by_shape else (model_in_words(trial),)
         table.add_row(
-            trial["trial_id"], str(trial["depth"]), f"{trial['width']:g}", str(trial["resolution"]),
+            trial["trial_id"], *shape, str(trial["resolution"]),
             str(trial["epochs"]), quantity(trial["params"]), quantity(trial["macs_per_image"]),
             quantity(trial["train_flops"]), _number(trial["predicted_device_hours"], ".3g"), trial["status"],
         )  # fmt: skip
     console.print(table)
     console.print(_plan_totals(value["sweep"], value["totals"]))
+
+
+def _all_by_shape(trials: Sequence[Value]) -> bool:
+    """Whether depth and width tell the models apart."""
+    same = all(trial["model"] == trials[0]["model"] for trial in trials)
+    return same and all(trial["depth"] is not None and trial["width"] is not None for trial in trials)
 
 
 def _plan_totals(sweep: str, totals: Value) -> str:
@@ -126,7 +141,8 @@ def front_tables(console: Console, value: Value) -> None:
 def _front_table(console: Console, front: Value) -> None:
     budget = epochs_in_words(front["budget"])
     left_out = ", ".join(f"{count} {reason}" for reason, count in front["excluded"].items())
-    table = _table("", "model", "px", "top-1 %", "± se", front["cost"], "P(on front)", left=("", "model"))
+    columns = ("", "model", "px", "top-1 %", "± se", front["cost"], "P(on front)")
+    table = _table(*columns, left=("", "model"))
     chosen = {member["trial_id"] for member in front["recommended"]}
     for member in front["front"]:
         table.add_row(
@@ -144,9 +160,11 @@ def _front_table(console: Console, front: Value) -> None:
 
 
 def _model_name(member: Value) -> str:
-    if member["depth"] is None or member["width"] is None:
-        return str(member.get("model") or member["trial_id"])
-    return f"depth {member['depth']:.0f}, width {member['width']:g}"
+    if isinstance(member["model"], str) or member["depth"] is None or member["width"] is None:
+        return model_in_words(member)
+    own = model_name("", member["width"], member["depth"], {})
+    switches = model_in_words(member).removeprefix(own)
+    return f"depth {member['depth']:.0f}, width {member['width']:g}{switches and ','}{switches}"
 
 
 def rules_tables(console: Console, value: Value) -> None:
@@ -157,6 +175,27 @@ def rules_tables(console: Console, value: Value) -> None:
     console.print(f"noise: {_number(value['noise_sd'])} points, root mean square")
     for source in value["noise_source"].split("; "):
         console.print(f"  {source}")
+    verdicts = value["depth_vs_width_by_budget"]
+    for kind in [v for i, v in enumerate(verdicts) if not any(_same_kind(v, other) for other in verdicts[:i])]:
+        if words := kind_in_words(kind, verdicts):
+            console.print(f"\n[bold]{words}[/bold]", style="underline")
+        _rules_of_one_kind(console, {name: _of_kind(entries, kind) for name, entries in value.items()})
+    for entry in value["left_aside"]:
+        family = entry["family"] or "a family without a name"
+        console.print(f"left aside: {entry['rows']} rows of {family}, which has {entry['reason']}", style="dim")
+
+
+def _same_kind(entry: Value, other: Value) -> bool:
+    return bool(entry["family"] == other["family"] and entry["model"] == other["model"])
+
+
+def _of_kind(entries: Any, kind: Value) -> Any:
+    """Those entries of a list that are about one family and variant."""
+    own = isinstance(entries, list) and all("model" in entry for entry in entries)
+    return [entry for entry in entries if _same_kind(entry, kind)] if own else entries
+
+
+def _rules_of_one_kind(console: Console, value: Value) -> None:
     _verdicts(console, value)
     _steps(console, value)
     _exponents(console, value)
@@ -176,13 +215,13 @@ def _verdicts(console: Console, value: Value) -> None:
         left=("verdict", "why"),
         title="\nDepth or width",
     )
-    by_budget = {(v["family"], v["budget"]): v["verdict"] for v in value["depth_vs_width_by_budget"]}
-    last = None
+    by_budget = {verdict["budget"]: verdict["verdict"] for verdict in value["depth_vs_width_by_budget"]}
+    last: Any = ()
     for entry in value["depth_vs_width"]:
-        key = (entry["family"], entry["budget"])
-        if key != last:
-            table.add_row(_number(entry["budget"], ".0f"), "all", f"[bold]{by_budget[key]}[/bold]")
-            last = key
+        budget = entry["budget"]
+        if budget != last:
+            table.add_row(_number(budget, ".0f"), "all", f"[bold]{by_budget[budget]}[/bold]")
+            last = budget
         table.add_row(
             "", _number(entry["resolution"], ".0f"), entry["verdict"], _number(entry["gain_points"], "+.2f"),
             _interval(entry["ci"]), entry.get("reason") or entry.get("flag") or "",

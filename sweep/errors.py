@@ -3,6 +3,7 @@
     SweepError                 exit code 2 unless said otherwise
     ├── SpaceError             the search space is wrong; says where and what would be right
     ├── TableError             a results table cannot be read or lacks what was asked for
+    │   ├── NoRulesError       no row has depth, width and resolution, which rules compare
     │   └── DamagedTableError  exit code 3: a part of a sweep's own table is damaged
     ├── DataUnavailableError   the data set named by the space is not on this machine
     ├── ResourcesError         no machine at hand has what one trial asks for
@@ -24,6 +25,10 @@ class SpaceError(SweepError):
 
 class TableError(SweepError):
     """A results table cannot be read, or lacks what the command needs."""
+
+
+class NoRulesError(TableError):
+    """No row has what rules are about; fronts may be had all the same."""
 
 
 class DamagedTableError(TableError):

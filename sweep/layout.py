@@ -28,6 +28,16 @@ class SweepFolder:
         return self.path / "space.yaml"
 
     @property
+    def spaces(self) -> list[Path]:
+        """The space as it was last run, then the earlier ones."""
+        return [path for path in (self.space, *sorted(self.path.glob("space-*.yaml"))) if path.is_file()]
+
+    @property
+    def planned(self) -> Path:
+        """The explicit list of trials of that space; reading it needs neither the space nor its plug-ins."""
+        return self.path / "planned.parquet"
+
+    @property
     def trials(self) -> Path:
         """The results table: one part per trial."""
         return self.path / "trials"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sweep.errors import TableError
 from sweep.front import Mask, pareto_mask, sorted_front
+from sweep.naming import model_name
 from sweep.noise import Array, noise_of_cells, quantile
 from sweep.rules.cells import (
     Evidence,
@@ -30,10 +31,13 @@ from sweep.rules.cells import (
     whole,
     with_columns,
 )
+from sweep.rules.variants import PLAIN, codes_of, model_of_variant, recipe_columns
+from workers.families import TIMM
 
 __all__ = ["pareto", "pareto_mask"]
 
-_CELL = ["family", "width", "depth", "resolution", "epochs", "recipe", "model"]
+_CELL = ["family", "width", "depth", "resolution", "epochs", "recipe", "model", "variant"]
+_SHOWN = ("trial_id", "family", "width", "depth", "resolution", "epochs", "model")
 _COUNTS = {"depth", "resolution", "epochs"}
 _RECOMMENDED = 5
 _NUMBERS_DRAWN = 4_000_000
@@ -156,14 +160,16 @@ def _front(table: pd.DataFrame, evidence: Evidence, budget: int | None, question
 
 
 def points_of(evidence: Evidence, rows: pd.DataFrame, noise_sd: float | None) -> Points:
-    """Average the seeds of each cell. Rows without a seed are no replicates: each is a point."""
+    """Average the seeds of each cell. Rows without a seed are no replicates: each is a point.
+
+    Of one cell are rows whose family, arguments, resolution, epochs and recipe with all its values are the same.
+    """
     if rows.empty:
         nothing = np.zeros(0)
         return Points(rows, nothing, nothing, nothing, nothing, np.zeros(0, dtype=np.int64), math.inf)
     alone = np.where(rows["seed"].isna(), np.arange(len(rows)), -1)
     keys = [name for name in _CELL if name in rows]
-    grouping = rows.assign(alone=alone).groupby([*keys, "alone"], dropna=False)
-    codes = np.asarray(grouping.ngroup(), dtype=np.int64)
+    codes = codes_of(rows.assign(alone=alone), [*keys, *recipe_columns(rows), "alone"])
     top1 = rows[evidence.accuracy].to_numpy(dtype=float)
     noise = noise_of_cells(top1, codes, images_of(rows, evidence.accuracy), noise_sd, positions_of(rows))
     runs = np.bincount(codes)
@@ -195,13 +201,15 @@ def _probability_on_front(points: Points) -> Array:
 
 def _described(points: Points, probability: Array) -> list[dict[str, Any]]:
     """The points as JSON, by rising cost."""
-    names = [name for name in ("trial_id", *_CELL) if name in points.rows and name != "recipe"]
+    names = [name for name in _SHOWN if name in points.rows]
     shapes = points.rows[names].astype(object).where(points.rows[names].notna(), None).to_dict("records")
     columns = {"n_seeds": points.runs, "top1": points.top1, "top1_se": points.se, "val_top1": points.val}
     columns |= {"cost": points.cost, "p_on_front": probability}
     entries = []
     for i in np.lexsort((points.top1, points.cost)):
         shape = {k: whole(v) if k in _COUNTS and v is not None else v for k, v in shapes[i].items()}
+        # A published table names its models; ours are known by the family's arguments.
+        shape["model"] = shape.get("model") or model_of_variant(points.rows["variant"].iloc[i])
         entries.append({**shape, **{name: column[i].item() for name, column in columns.items()}})
     return entries
 
@@ -259,9 +267,19 @@ def _speedup(than: Points, i: int, front: Points, left: int, right: int) -> dict
     faster = math.log(than.cost[i] / front.cost[left]) - slope * (at - float(front.top1[left]))
     noise = math.hypot(than.se[i], (1 - u) * front.se[left], u * front.se[right])
     half = quantile(0.975, than.df) * slope * noise
-    model = row["model"] if "model" in row and pd.notna(row["model"]) else row["trial_id"]
+    named = "model" in row and pd.notna(row["model"])
+    model = row["model"] if named else _name(row)
     entry = {"than": model, "trial_id": row["trial_id"], "at_top1": at, "cost": float(than.cost[i])}
     return entry | {
         "times_faster": math.exp(faster),
         "ci": (math.exp(faster - half), math.exp(faster + half)),
     }
+
+
+def _name(row: "pd.Series[Any]") -> str:
+    """A model of ours with its resolution; one that nothing is known of is called by its trial."""
+    shapeless = pd.isna(row["width"]) and pd.isna(row["depth"]) and row["variant"] == PLAIN
+    if shapeless and not str(row["family"]).startswith(TIMM):
+        return str(row["trial_id"])
+    name = model_name(row["family"], row["width"], row["depth"], model_of_variant(row["variant"]))
+    return name if pd.isna(row["resolution"]) else f"{name} {row['resolution']:g}px"

@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sweep.cost import predicted_seconds, train_flops
+from sweep.naming import value_in_words
 from sweep.space import SweepSpec
 from workers.contract import TrialConfig, TrialStatus
 
 if TYPE_CHECKING:
-    from workers.profiling import Costs
+    from workers.costs import Costs
 
 EXCLUDED = "excluded"  # a row's status beside those of TrialStatus
 
@@ -98,10 +99,11 @@ def _sort(
 
 def exclusion(spec: SweepSpec, trial: TrialConfig, costs: Callable[[TrialConfig], "Costs"]) -> str | None:
     """Why the space leaves a trial out, or None."""
+    has = {**trial.arguments, "resolution": trial.resolution, "epochs": trial.epochs}
     for rule in spec.exclude:
-        given = rule.model_dump(exclude_none=True)
-        if given and all(getattr(trial, name) == value for name, value in given.items()):
-            return "exclude: " + ", ".join(f"{name} {value:g}" for name, value in given.items())
+        given = rule.values
+        if given and all(name in has and has[name] == value for name, value in given.items()):
+            return "exclude: " + ", ".join(f"{name} {value_in_words(value)}" for name, value in given.items())
     for name, bounds in spec.limits.model_dump(exclude_none=True).items():
         value = getattr(costs(trial), name)
         if not bounds[0] <= value <= bounds[1]:
@@ -145,6 +147,7 @@ def _trial_json(trial: PlannedTrial, costs: "Costs", step_ms: float | None) -> d
         "family": config.family,
         "width": config.width,
         "depth": config.depth,
+        "model": config.model,
         "resolution": config.resolution,
         "epochs": config.epochs,
         "seed": config.seed,

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from sweep.naming import kind_in_words, model_in_words
 from sweep.pareto import Points, pareto, points_of
 from sweep.rules.cells import gather, with_columns
 from sweep.table import COLUMNS
@@ -87,17 +88,18 @@ def plot_depth_width(result: dict[str, Any], path: Path) -> Path:
     figure, axes = _panels(len(groups), 5.0)
     labels: list[_Labels] = []
     for ax, group in zip(axes, groups, strict=True):
-        name = (group["family"], group["budget"])
-        entries = [e for e in result["depth_vs_width"] if (e["family"], e["budget"]) == name]
+        kind = ("family", "model", "budget")
+        entries = [e for e in result["depth_vs_width"] if all(e[name] == group[name] for name in kind)]
         drawn = [entry for entry in entries if entry["arms"]]
         for entry in drawn:
             _draw_arms(ax, entry)
-        title = f"{_budget_words(group['budget'])}: {group['verdict']}"
+        words = ", ".join(filter(None, (kind_in_words(group, groups), _budget_words(group["budget"]))))
+        title = f"{words}: {group['verdict']}"
         _style(ax, result["cost"], result["accuracy_column"], title, _VERDICTS[group["verdict"]])
         _gains(ax, entries)
         marks = [(cell["cost"], cell["top1"]) for e in drawn for arm in e["arms"].values() for cell in arm]
-        words = [(e["base"]["cost"], e["base"]["top1"], f"{e['resolution']} px") for e in drawn]
-        labels.append((ax, words, marks))
+        sizes = [(e["base"]["cost"], e["base"]["top1"], f"{e['resolution']} px") for e in drawn]
+        labels.append((ax, sizes, marks))
     _head(figure, f"{result['sweep'] or 'table'}: deeper or wider?", _arms_legend())
     _place_labels(figure, labels)
     return _save(figure, path)
@@ -189,11 +191,9 @@ def _front_legend(colours: dict[Any, tuple[str, str]]) -> list[Line2D]:
 
 
 def _label(member: dict[str, Any]) -> str:
-    """The shape in words, or the model's name where there is no shape."""
-    if member.get("model") or member["depth"] is None or member["width"] is None:
-        name = member.get("model") or member["family"] or member["trial_id"]
-        return f"{name}, {member['resolution']} px" if member["resolution"] else str(name)
-    return f"d{member['depth']} w{member['width']:g}, {member['resolution']} px"
+    """The model in words: what a published table calls it, else its shape."""
+    name = model_in_words(member)
+    return f"{name}, {member['resolution']} px" if member["resolution"] else name
 
 
 def _draw_arms(ax: Any, entry: dict[str, Any]) -> None:

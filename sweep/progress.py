@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.trials import label
+from sweep.naming import label
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 
 

@@ -6,6 +6,7 @@ Tune run; restoring a Tune experiment is not safe; its own SIGINT handling takes
 
 import logging
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,6 +34,10 @@ from workers.trial import read_result, run_trial
 
 Work = Callable[[str], Path]
 
+RANK_LOSSES = 3  # times that a trial of several devices is started again after one of its processes died
+# Of the process that only starts and waits for those of such a trial; Ray refuses to place what asks for nothing.
+STARTER = {"cpu": 0, "memory": 1}
+
 
 class RayExecutor:
     """See `sweep.executor.Executor`.
@@ -42,11 +47,21 @@ class RayExecutor:
         gpus: GPUs, or a share of one, that one trial holds.
         max_concurrent: trials at a time; None fills the cluster.
         address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
+        tpus: TPU chips that one trial holds.
+        ranks: processes of one trial; each holds all of the above.
     """
 
-    def __init__(self, cpus: int, gpus: float, max_concurrent: int | None = None, address: str | None = None) -> None:
-        self._resources = {"cpu": cpus, "gpu": gpus}
-        self._max_concurrent, self._address = max_concurrent, address
+    def __init__(
+        self,
+        cpus: int,
+        gpus: float,
+        max_concurrent: int | None = None,
+        address: str | None = None,
+        tpus: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._resources = {"cpu": cpus, "gpu": gpus} | ({"TPU": tpus} if tpus else {})
+        self._ranks, self._max_concurrent, self._address = ranks, max_concurrent, address
 
     def __enter__(self) -> Self:
         """Ray takes seconds to start, so it starts with the first work."""
@@ -63,7 +78,8 @@ class RayExecutor:
         self._start()
         cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
         gpus = 1 if self._resources["gpu"] else 0
-        return ray.get(_measure.options(num_cpus=cores, num_gpus=gpus).remote(config.to_json()))
+        others = {name: 1 for name in ("TPU",) if name in self._resources}
+        return ray.get(_measure.options(num_cpus=cores, num_gpus=gpus, resources=others).remote(config.to_json()))
 
     def run(self, trials: Sequence[TrialConfig], work: Work, listener: Listener) -> None:
         """Run the trials; a Tune run that breaks off is followed by another one for the rest."""
@@ -86,18 +102,27 @@ class RayExecutor:
     def _fit(self, trials: list[TrialConfig], work: Work, relay: "_Relay") -> None:
         with tempfile.TemporaryDirectory(prefix="sweep-tune-") as storage:
             tuner = tune.Tuner(
-                tune.with_resources(_train, self._resources),
+                tune.with_resources(_train, self._resources if self._ranks == 1 else STARTER),
                 tune_config=tune.TuneConfig(
-                    search_alg=_Feed(trials, work),
+                    search_alg=_Feed(trials, work, self._resources),
                     num_samples=len(trials),
-                    max_concurrent_trials=self._max_concurrent,
-                    # A new process costs a second and importing torch four more; on a GPU it is
+                    max_concurrent_trials=self._concurrent(),
+                    # A new process costs a second and importing torch four more; on a GPU or TPU it is
                     # worth that, because a process gives its memory back only when it ends.
-                    reuse_actors=not self._resources["gpu"],
+                    reuse_actors=not self._resources["gpu"] and "TPU" not in self._resources,
                 ),
                 run_config=tune.RunConfig(name="sweep", storage_path=storage, callbacks=[relay], verbose=0),
             )
             tuner.fit()
+
+    def _concurrent(self) -> int | None:
+        """Trials at a time; of several processes only as many as fit, or each might hold what another waits for."""
+        if self._ranks == 1:
+            return self._max_concurrent
+        have = ray.cluster_resources()
+        room = [have.get(name.upper(), 0) // (self._ranks * share) for name, share in self._resources.items() if share]
+        most = max(1, int(min(room)))
+        return most if self._max_concurrent is None else min(most, self._max_concurrent)
 
     def _start(self) -> None:
         if ray.is_initialized():
@@ -117,7 +142,8 @@ class RayExecutor:
     def _refuse_more_than_there_is(self) -> None:
         """Ray would wait for ever for resources that never come."""
         have = ray.cluster_resources()
-        for name, wanted in self._resources.items():
+        for name, share in self._resources.items():
+            wanted = share * self._ranks
             if wanted > have.get(name.upper(), 0):
                 there = f"{have.get(name.upper(), 0):g}"
                 raise ResourcesError(f"resources: one trial asks for {name} {wanted:g}, this machine has {there}")
@@ -133,19 +159,59 @@ def _measure(config_json: str) -> Any:
 def _train(parameters: dict[str, Any]) -> None:
     """The trainable: a thin shell around `workers.trial.run_trial`, whose result lies in the work folder."""
     config = TrialConfig.from_json(parameters["config"])
-    run_trial(config, Path(parameters["work"]), lambda epoch: tune.report(epoch.__dict__))
+    if config.execution.ranks > 1:
+        _train_on_several(config, parameters)
+    else:
+        run_trial(config, Path(parameters["work"]), lambda epoch: tune.report(epoch.__dict__), end_when_hung=True)
+
+
+def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
+    """Start the trial's processes; where one is lost all are started again, and go on from the checkpoint."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    storage = Path(parameters["work"]) / "ray"  # where every process can write; nothing in it is read again
+    trainer = TorchTrainer(
+        _train_rank,
+        train_loop_config=parameters,
+        scaling_config=ScalingConfig(
+            num_workers=config.execution.ranks,
+            use_gpu=config.device == "cuda",
+            resources_per_worker={name.upper(): share for name, share in parameters["resources"].items() if share},
+        ),
+        run_config=RunConfig(
+            name=config.trial_id,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=RANK_LOSSES),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _train_rank(parameters: dict[str, Any]) -> None:
+    """One of the processes of a trial; all of them have to report, since Ray waits for all."""
+    from ray import train
+
+    config = TrialConfig.from_json(parameters["config"])
+    run_trial(config, Path(parameters["work"]), lambda epoch: train.report(epoch.__dict__), end_when_hung=True)
 
 
 class _Feed(Searcher):  # type: ignore[misc]
     """Hands Tune one trial after the other, when it asks: no thousands of trials that wait inside Tune."""
 
-    def __init__(self, trials: Sequence[TrialConfig], work: Work) -> None:
+    def __init__(self, trials: Sequence[TrialConfig], work: Work, resources: dict[str, float]) -> None:
         super().__init__()
         self._left = [
             {
                 "trial_id": config.trial_id,
                 "config": config.to_json(),
                 "work": str(work(config.trial_id).absolute()),
+                "resources": resources,
             }
             for config in reversed(trials)
         ]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sweep.errors import NoRulesError
 from sweep.pareto import pareto
 from sweep.plots import plot_depth_width, plot_front
 from sweep.rules import rules
@@ -12,6 +13,8 @@ from workers.files import write_json
 
 def write_report(table: pd.DataFrame, planned: pd.DataFrame | None, folder: Path, cost: str | None = None) -> None:
     """Write pareto.json, rules.json, one front-<budget>.png per budget and depth-width.png.
+
+    Where the models have no depth and width, rules.json holds a note in place of rules.
 
     Args:
         table: the results.
@@ -27,6 +30,11 @@ def write_report(table: pd.DataFrame, planned: pd.DataFrame | None, folder: Path
     for front in found.get("fronts", [found]):
         name = "front.png" if front["budget"] is None else f"front-{front['budget']}.png"
         plot_front(table, folder / name, budget=front["budget"], cost=cost)
-    derived = rules(table, cost=cost, planned=planned)
+    try:
+        derived = rules(table, cost=cost, planned=planned)
+    except NoRulesError as error:  # models without these axes: the front is all that there is to say
+        write_json(folder / "rules.json", {"sweep": found["sweep"], "note": str(error)})
+        (folder / "depth-width.png").unlink(missing_ok=True)
+        return
     write_json(folder / "rules.json", derived)
     plot_depth_width(derived, folder / "depth-width.png")

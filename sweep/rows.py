@@ -1,7 +1,7 @@
 """Rows of the results table: made from a trial's configuration, its shape's measurement and its result."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 from sweep.cost import train_flops
 from sweep.errors import RefusedError
 from sweep.layout import SweepFolder
+from sweep.naming import MODEL_COLUMN
 from sweep.plan import EXCLUDED, RowState
 from sweep.table import write_records, write_rows
 from workers.contract import EpochMetrics, TrialConfig, TrialResult
 
 if TYPE_CHECKING:
-    from workers.profiling import Costs
+    from workers.costs import Costs
 
 
 def cell_columns(sweep: str, config: TrialConfig) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def cell_columns(sweep: str, config: TrialConfig) -> dict[str, Any]:
         "dataset": f"{config.data.name} {config.data.version}",
         "source": "measured",
         "batch_size": config.recipe.batch_size,
+        "ranks": config.execution.ranks,
+        **model_columns(config),
         **{f"recipe_{name}": value for name, value in recipe.items()},
     }
 
@@ -49,6 +52,8 @@ def result_columns(result: TrialResult) -> dict[str, Any]:
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     history: tuple[EpochMetrics, ...] = values.pop("history")
     last = history[-1] if history else None
+    if result.precision is None:  # the trial got no further than to ask for one
+        values.pop("precision")
     return {
         **values,
         "status": result.status.value,
@@ -78,6 +83,22 @@ def commit(folder: SweepFolder, row: Mapping[str, Any], history: tuple[EpochMetr
             [{"trial_id": trial_id, **dataclasses.asdict(epoch)} for epoch in history],
         )
     write_rows(folder.row(trial_id), [row])
+
+
+def keep_planned(folder: SweepFolder, trials: Sequence[TrialConfig]) -> None:
+    """Write which trials the space plans, so that nobody who reads the folder has to work it out again."""
+    write_records(folder.planned, [planned_columns(config) for config in trials])
+
+
+def planned_columns(config: TrialConfig) -> dict[str, Any]:
+    """What a planned trial is known by."""
+    names = ("trial_id", "family", "width", "depth", "resolution", "epochs", "seed")
+    return {name: getattr(config, name) for name in names} | model_columns(config)
+
+
+def model_columns(config: TrialConfig) -> dict[str, Any]:
+    """The family's other arguments than width and depth."""
+    return {f"{MODEL_COLUMN}{name}": value for name, value in config.model.items()}
 
 
 def read_history(folder: SweepFolder, trial_id: str) -> tuple[EpochMetrics, ...]:

@@ -4,26 +4,33 @@ Every error is one line with its place in the file: what is wrong, and what woul
 """
 
 import math
-import os
 import re
+from collections.abc import Hashable
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from sweep.errors import DataUnavailableError, SpaceError
-from sweep.layout import NOT_SWEEPS
-from sweep.yaml_file import YamlFile, read_yaml
-from workers.datasets import DATASETS
-from workers.families import check_shape
-from workers.recipe import Cell, resolve
+from sweep.errors import SpaceError
+from sweep.space_checks import check_space
+from sweep.yaml_file import YamlFile, one_line, read_yaml
+from workers.contract import ModelValue
+from workers.datasets import DATASETS, find_dataset
+from workers.plugins import load_plugin
 
-MAX_TRIALS = 1_000_000  # more is a slip of the pen: each is a full-length training run
-AXES = ("width", "depth", "resolution", "epochs")
+AXES = ("width", "depth", "resolution", "epochs")  # the axes with bounds of their own
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 reads 4e-5 as text
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def _no_truth(value: Any) -> Any:
@@ -33,6 +40,29 @@ def _no_truth(value: Any) -> Any:
     return value
 
 
+def _truth(value: Any) -> Any:
+    """Pydantic would read 1 and "yes" as true."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _plain_value(value: Any) -> ModelValue:
+    """An argument of a model; which type it has to have, its family says."""
+    if isinstance(value, str):
+        return float(value) if _EXPONENT.fullmatch(value) and math.isfinite(float(value)) else value
+    if not isinstance(value, bool | int | float):
+        raise ValueError("must be a number, a word, true or false")
+    if not abs(value) < 2**63:
+        raise ValueError("is not a number of a sensible size")
+    return value
+
+
+def _switch(value: Any) -> Any:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 _Number = BeforeValidator(_no_truth)
 Width = Annotated[float, Field(gt=0, le=64), _Number]
 Depth = Annotated[int, Field(gt=0), _Number]
@@ -40,6 +70,10 @@ Resolution = Annotated[int, Field(gt=0, le=4096), _Number]
 Epochs = Annotated[int, Field(gt=0, le=100_000), _Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), _Number]
 Bound = Annotated[float, _Number]
+Count = Annotated[int, Field(ge=1, lt=2**31), _Number]
+Minutes = Annotated[float, Field(gt=0, le=1e6), _Number]
+Truth = Annotated[bool, BeforeValidator(_truth)]
+Value = Annotated[ModelValue, PlainValidator(_plain_value)]
 
 
 class _Strict(BaseModel):
@@ -47,23 +81,34 @@ class _Strict(BaseModel):
 
 
 class DataSpec(_Strict):
-    """Which images: `name` is digits, imagenet or folder; `root` holds train/ and val/ with one folder a class."""
+    """Which images, where they lie and how they are read; `root` and `cache` may name environment variables.
+
+    `name` is digits, imagenet, folder, a timm scheme such as `torch/cifar10`, or what a plug-in declares.
+    """
 
     name: str
     root: str | None = None
     minival: Annotated[float, Field(gt=0, lt=1), _Number] | None = None  # share of the training images held out
-    classes: Annotated[int, Field(gt=1), _Number] | None = None
+    classes: Annotated[int, Field(gt=1, lt=2**31), _Number] | None = None
     version: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    cache: Annotated[str, Field(min_length=1)] | None = None  # folder of decoded images that all trials read
+    cache_side: Annotated[int, Field(ge=16, le=4096), _Number] | None = None  # their shorter side, px
+    unreadable: Literal["raise", "skip"] = "raise"
+    download: Truth = False  # whether the data set's own library may fetch it
 
     @model_validator(mode="after")
-    def _known(self) -> "DataSpec":
-        if self.name not in DATASETS:
-            raise ValueError(f"unknown data set {self.name!r}; known: {', '.join(DATASETS)}")
-        facts = DATASETS[self.name]
+    def _known(self, info: ValidationInfo) -> "DataSpec":
+        if self.cache_side and not self.cache:
+            raise ValueError("`cache_side` is the size of cached images, so it needs `cache`: a folder for them")
+        plugins = (info.context or {}).get("plugins", ())
+        if plugins is None:  # a plug-in may declare it, and must not be run to find out
+            return self
+        facts = find_dataset(self.name, plugins)
         if facts.needs_root and not self.root:
-            raise ValueError(f"data set {self.name!r} needs `root`: the folder that holds train/ and val/")
+            what = "that holds train/ and val/" if self.name in DATASETS else "that it is read from"
+            raise ValueError(f"data set {self.name!r} needs `root`: the folder {what}")
         if facts.classes is None and self.classes is None:
-            raise ValueError(f"data set {self.name!r} needs `classes`: the number of class folders")
+            raise ValueError(f"data set {self.name!r} needs `classes`: the number of its classes")
         if facts.classes is not None and self.classes not in (None, facts.classes):
             raise ValueError(f"data set {self.name!r} has {facts.classes} classes, not {self.classes}")
         return self
@@ -90,26 +135,43 @@ class RecipeSpec(_Strict):
 
 
 class Axes(_Strict):
-    """The grid: every combination of these values is a cell."""
+    """The grid: every combination of these values is a cell. Besides these axes, every argument of the family."""
 
-    width: Annotated[list[Width], Field(min_length=1)]
-    depth: Annotated[list[Depth], Field(min_length=1)]
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[list[Value], Field(min_length=1)]]
+    width: Annotated[list[Width], Field(min_length=1)] | None = None
+    depth: Annotated[list[Depth], Field(min_length=1)] | None = None
     resolution: Annotated[list[Resolution], Field(min_length=1)]
     epochs: Annotated[list[Epochs], Field(min_length=1)]
 
+    @property
+    def lists(self) -> dict[str, list[ModelValue]]:
+        """The values of every axis; the last axis varies fastest."""
+        own = {"width": self.width, "depth": self.depth, **(self.model_extra or {})}
+        arguments = {name: list(values) for name, values in own.items() if values is not None}
+        return {**arguments, "resolution": list(self.resolution), "epochs": list(self.epochs)}
+
 
 class CellSpec(_Strict):
-    """One cell, where a list is wanted instead of a grid."""
+    """One cell, where a list is wanted instead of a grid: its resolution, epochs and arguments of the family."""
 
-    width: Width
-    depth: Depth
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Value]
+    width: Width | None = None
+    depth: Depth | None = None
     resolution: Resolution
     epochs: Epochs
 
     @property
-    def key(self) -> tuple[float, int, int, int]:
-        """What makes two cells the same."""
-        return (self.width, self.depth, self.resolution, self.epochs)
+    def arguments(self) -> dict[str, ModelValue]:
+        """What it says of the model, by name."""
+        own = {"width": self.width, "depth": self.depth, **(self.model_extra or {})}
+        return {name: value for name, value in own.items() if value is not None}
+
+    @property
+    def key(self) -> Hashable:
+        """What makes two cells the same, as far as they are spelt out."""
+        return (*sorted(self.arguments.items()), self.resolution, self.epochs)
 
 
 class Limits(_Strict):
@@ -127,26 +189,57 @@ class Limits(_Strict):
 
 
 class Exclusion(_Strict):
-    """Cells that have all the given values are excluded."""
+    """Cells that have all the given values are excluded; any axis or argument of the family may be named."""
 
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Value]
     width: Width | None = None
     depth: Depth | None = None
     resolution: Resolution | None = None
     epochs: Epochs | None = None
 
+    @property
+    def values(self) -> dict[str, ModelValue]:
+        """The given values by name."""
+        return self.model_dump(exclude_none=True)
+
     @model_validator(mode="after")
     def _says_something(self) -> "Exclusion":
-        if not self.model_dump(exclude_none=True):
-            raise ValueError(f"names no value, so it would exclude every cell; give one of {', '.join(AXES)}")
+        if not self.values:
+            raise ValueError("names no value, so it would exclude every cell; give one of resolution, epochs, width, …")
         return self
 
 
 class Resources(_Strict):
-    """What one trial holds: CPU cores (also its threads), or GPUs (a share or a count)."""
+    """What each of a trial's processes holds: CPU cores (also its threads), GPUs (a share or a count) or TPU chips."""
 
-    cpu: Annotated[int, Field(ge=1), _Number] = 1
+    cpu: Count = 1
     gpu: Annotated[float, Field(ge=0), _Number] = 0
-    precision: Literal["float32", "bfloat16"] | None = None  # by default bfloat16 on a GPU
+    tpu: Annotated[int, Field(ge=0, lt=2**31), _Number] = 0
+    devices: Count = 1  # processes that share every batch of a trial, one device each
+    precision: Literal["float32", "bfloat16", "float16"] | None = None  # by default bfloat16 on a GPU or TPU
+    micro_batch: Count | None = None  # images per forward pass; by default picked from predicted memory
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
+    loader_workers: Annotated[int, Field(ge=0, lt=2**31), _Number] | None = None  # decoding processes
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Resources":
+        if self.gpu and self.tpu:
+            raise ValueError("a trial runs on GPUs or on TPUs, not on both; leave out one of `gpu` and `tpu`")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """cpu, cuda or xla."""
+        return "cuda" if self.gpu else "xla" if self.tpu else "cpu"
+
+
+class Checkpoints(_Strict):
+    """When a trial is saved besides at every epoch's end, how much room that may take, and what stays at the end."""
+
+    every_minutes: Minutes = 10
+    quota_gb: Annotated[float, Field(gt=0, le=1e6), _Number] | None = None  # 10^9 bytes; of one trial
+    keep_weights: Truth = False  # for `sweep export`
 
 
 class SweepSpec(_Strict):
@@ -154,7 +247,9 @@ class SweepSpec(_Strict):
 
     sweep: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
     data: DataSpec
+    plugins: list[Annotated[str, Field(min_length=1)]] = []  # absolute once loaded from a file
     family: str = "resnet_rs"
+    model: dict[str, Value] = {}  # arguments of the family that are the same in every cell
     recipe: RecipeSpec
     axes: Axes | None = None
     cells: list[CellSpec] = []
@@ -162,6 +257,8 @@ class SweepSpec(_Strict):
     limits: Limits = Limits()
     exclude: list[Exclusion] = []
     resources: Resources = Resources()
+    checkpoints: Checkpoints = Checkpoints()
+    hung_after_minutes: Minutes = 30  # without a finished step
 
     @model_validator(mode="before")
     @classmethod
@@ -172,28 +269,62 @@ class SweepSpec(_Strict):
 
     def all_cells(self) -> list[CellSpec]:
         """The grid's cells, then the listed ones, in the file's order."""
-        grid: list[CellSpec] = []
-        if self.axes:
-            values = [getattr(self.axes, axis) for axis in AXES]
-            grid = [CellSpec(**dict(zip(AXES, cell, strict=True))) for cell in product(*values)]
+        lists = self.axes.lists if self.axes else {}
+        combinations = product(*lists.values()) if lists else ()
+        grid = [CellSpec.model_validate(dict(zip(lists, cell, strict=True))) for cell in combinations]
         return grid + list(self.cells)
 
 
 def load_space(path: Path) -> SweepSpec:
-    """Read and validate a search space.
+    """Read and validate a search space, and load the plug-ins that it names.
 
     Raises:
         SpaceError: one line per problem, each with its place in the file.
     """
     file = read_yaml(path)
+    spec = _validated(file, _loaded_plugins(file))
+    check_space(file, spec)
+    return spec
+
+
+def read_space(path: Path) -> SweepSpec:
+    """Read the space that a results folder keeps, which was checked when it was run. Never runs its plug-ins.
+
+    Raises:
+        SpaceError: it is not a search space, as far as can be told without its plug-ins.
+    """
+    file = read_yaml(path)
+    return _validated(file, None if _plugins(file) else ())
+
+
+def _validated(file: YamlFile, plugins: tuple[str, ...] | None) -> SweepSpec:
+    """Everything that can be said without the families; with `plugins` None, without the data sets either."""
     if not isinstance(file.values, dict):
         raise SpaceError(f"{file.place(())}: expected keys such as sweep, data, family, recipe, axes")
+    values = {**file.values, "plugins": _plugins(file)} if _plugins(file) else file.values
     try:
-        spec = SweepSpec.model_validate(file.values)
+        return SweepSpec.model_validate(values, context={"plugins": plugins})
     except ValidationError as error:
         raise SpaceError("\n".join(_explain(file, problem) for problem in error.errors())) from None
-    _check_cells(file, spec)
-    return spec
+
+
+def _plugins(file: YamlFile) -> list[str]:
+    """The plug-ins that a file names, as absolute paths; none where the key does not hold a list of names."""
+    named = file.values.get("plugins") if isinstance(file.values, dict) else None
+    if not isinstance(named, list) or not all(isinstance(name, str) and name and "\0" not in name for name in named):
+        return []
+    return [str((file.path.parent / name).resolve()) for name in named]
+
+
+def _loaded_plugins(file: YamlFile) -> tuple[str, ...]:
+    """The plug-ins' paths, once each of them has run."""
+    paths = _plugins(file)
+    for index, path in enumerate(paths):
+        try:
+            load_plugin(path)
+        except ValueError as error:
+            raise SpaceError(f"{file.place(('plugins', index))}: {one_line(str(error))}") from None
+    return tuple(paths)
 
 
 def _explain(file: YamlFile, problem: Any) -> str:
@@ -208,7 +339,8 @@ def _explain(file: YamlFile, problem: Any) -> str:
         return f"{place}: must have at least one value"
     got = f"(got {_shorten(problem['input'])})"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{place}: must be keys and values, with the keys {', '.join(_allowed((*loc, '')))} {got}"
+        keys = ", ".join(_allowed((*loc, ""))) or "arguments of the family"
+        return f"{place}: must be keys and values, with the keys {keys} {got}"
     if problem["type"] in ("list_type", "tuple_type"):
         return f"{place}: must be a list in brackets {got}"
     if problem["type"] == "string_pattern_mismatch":
@@ -220,9 +352,9 @@ def _allowed(loc: tuple[str | int, ...]) -> list[str]:
     """The keys that the mapping around an unknown one may have."""
     model: Any = SweepSpec
     for part in loc[:-1]:
-        if isinstance(part, str) and part in model.model_fields:
+        if isinstance(part, str) and model and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation)
-    return list(model.model_fields)
+    return list(model.model_fields) if model else []
 
 
 def _model_in(annotation: Any) -> Any:
@@ -237,98 +369,23 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _check_cells(file: YamlFile, spec: SweepSpec) -> None:
-    """What needs more than one key to see: duplicates, shapes that cannot be built, recipes that do not resolve."""
-    if spec.sweep in NOT_SWEEPS:
-        raise SpaceError(f"{file.place(('sweep',))}: {spec.sweep!r} is a folder of sweeps; choose another name")
-    if not spec.axes and not spec.cells:
-        raise SpaceError(f"{file.place(())}: axes: this key is missing (or `cells`, a list of cells)")
-    if spec.axes and math.prod(len(getattr(spec.axes, axis)) for axis in AXES) * len(spec.seeds) > MAX_TRIALS:
-        raise SpaceError(f"{file.place(('axes',))}: the grid has more than {MAX_TRIALS} trials")
-    for loc, values in _value_lists(spec):
-        _refuse_twice(file, loc, values)
-    problems = dict.fromkeys(
-        problem for cell in spec.all_cells() if (problem := _cell_problem(file, spec, cell)) is not None
-    )
-    if problems:
-        raise SpaceError("\n".join(problems))
-    _refuse_repeated_cells(file, spec)
-
-
-def _value_lists(spec: SweepSpec) -> list[tuple[tuple[str, ...], list[Any]]]:
-    axes = [(("axes", axis), list(getattr(spec.axes, axis))) for axis in AXES] if spec.axes else []
-    return [*axes, (("seeds",), list(spec.seeds))]
-
-
-def _refuse_twice(file: YamlFile, loc: tuple[str, ...], values: list[Any]) -> None:
-    seen = set()
-    for index, value in enumerate(values):
-        if value in seen:
-            raise SpaceError(f"{file.place((*loc, index))}: {value} stands twice; each cell may be given once")
-        seen.add(value)
-
-
-def _refuse_repeated_cells(file: YamlFile, spec: SweepSpec) -> None:
-    """The axes' values are distinct, so a cell can stand twice only through the list."""
-    listed = len(spec.cells)
-    seen = {cell.key for cell in spec.all_cells()[: -listed or None]} if spec.axes else set()
-    for index, cell in enumerate(spec.cells):
-        if cell.key in seen:
-            raise SpaceError(f"{file.place(('cells', index))}: this cell stands twice; each may be given once")
-        seen.add(cell.key)
-
-
-def _cell_problem(file: YamlFile, spec: SweepSpec, cell: CellSpec) -> str | None:
-    try:
-        check_shape(spec.family, cell.width, cell.depth, cell.resolution)
-    except ValueError as error:
-        return f"{_place_of(file, spec, cell, str(error).split()[0])}: {error}"
-    try:
-        resolve(spec.recipe.name, Cell(*cell.key), spec.recipe.overrides)
-    except (ValueError, TypeError, OverflowError) as error:
-        words = str(error).partition(";")[0].replace("'", " ").split()
-        named = [field for field in spec.recipe.overrides if field in words]
-        return f"{file.place(('recipe', *named[:1]))}: {error}"
-    return None
-
-
-def _place_of(file: YamlFile, spec: SweepSpec, cell: CellSpec, field: str) -> str:
-    """Where the file gives a cell's value: in an axis if the grid has it, else in the list."""
-    if field not in AXES:
-        return file.place(("family",))
-    value = getattr(cell, field)
-    if spec.axes and value in getattr(spec.axes, field):
-        return file.place(("axes", field, getattr(spec.axes, field).index(value)))
-    return file.place(("cells", spec.cells.index(cell), field))
-
-
-def data_root(spec: SweepSpec, path: Path) -> str | None:
-    """The data set's folder with environment variables filled in, checked to be there.
-
-    Raises:
-        DataUnavailableError: a variable is not set or the folder lacks train/ or val/; says what to set.
-    """
-    root = spec.data.root
-    if root is None:
-        return None
-    place = read_yaml(path).place(("data", "root"))
-    for name in _VARIABLE.findall(root):
-        if not os.environ.get(name):
-            raise DataUnavailableError(
-                f"{place}: environment variable {name} is not set; set it to the folder of {spec.data.name} "
-                "that holds train/ and val/"
-            )
-    folder = Path(_VARIABLE.sub(lambda match: os.environ[match[1]], root))
-    for split in ("train", "val"):
-        if not (folder / split).is_dir():
-            raise DataUnavailableError(f"{place}: {folder / split} is no folder; expected one folder a class in it")
-    return str(folder.absolute())
-
-
 def space_of_cells(spec: SweepSpec, cells: list[dict[str, Any]]) -> SweepSpec:
-    """The same study on a list of cells instead of its grid, as `<sweep>_recommended`."""
-    listed = [CellSpec(**{axis: cell[axis] for axis in AXES}) for cell in cells]
-    return spec.model_copy(update={"sweep": f"{spec.sweep}_recommended", "axes": None, "cells": listed})
+    """The same study on a list of cells instead of its grid, as `<sweep>_recommended`.
+
+    Args:
+        spec: the study.
+        cells: each with resolution, epochs, width and depth where it has them, and `model`, the other arguments.
+    """
+    fixed = {name: value for name, value in spec.model.items() if name not in AXES}
+    models = [cell.get("model") or fixed for cell in cells]  # a table of an older version does not say
+    common = {name: value for name, value in models[0].items() if all(m.get(name) == value for m in models)}
+    listed = []
+    for cell, model in zip(cells, models, strict=True):
+        own = {axis: cell[axis] for axis in AXES if cell.get(axis) is not None}
+        own |= {name: value for name, value in model.items() if name not in common}
+        listed.append(CellSpec.model_validate(own))
+    update = {"sweep": f"{spec.sweep}_recommended", "axes": None, "model": common, "cells": listed}
+    return spec.model_copy(update=update)
 
 
 def dump_space(spec: SweepSpec, version: str) -> str:

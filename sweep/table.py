@@ -33,9 +33,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("sweep", _TEXT, "", "name of the sweep"),
     Column("trial_id", _TEXT, "", "hash of every field that changes the outcome"),
     Column("family", _TEXT, "", "model family, such as resnet_rs"),
-    Column("width", _REAL, "", "width multiplier on all stages and the stem"),
-    Column("depth", _WHOLE, "layers", "nominal depth; the blocks per stage follow from it"),
-    Column("resolution", _WHOLE, "px", "side of the square training and test image"),
+    Column("width", _REAL, "", "width multiplier on all stages and the stem; empty where the family has none"),
+    Column("depth", _WHOLE, "layers", "nominal depth; the blocks per stage follow from it; empty as above"),
+    Column("resolution", _WHOLE, "px", "side of the square training image, and of the test image unless set apart"),
     Column("epochs", _WHOLE, "epochs", "the budget: length of the trial's own full schedule"),
     Column("seed", _WHOLE, "", "seed of initialisation, data order and augmentation"),
     Column("recipe", _TEXT, "", "name of the training recipe; its values are the recipe_ columns"),
@@ -60,6 +60,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("val_loss", _REAL, "nats", "mean cross-entropy on the validation set"),
     Column("minival_images", _WHOLE, "images", "size of minival, hence its sampling error"),
     Column("val_images", _WHOLE, "images", "size of the validation set"),
+    Column("skipped_images", _WHOLE, "images", "images that could not be read and were left out, as the space allows"),
     Column("params", _WHOLE, "", "trainable parameters"),
     Column(
         "macs_per_image",
@@ -72,7 +73,8 @@ COLUMNS: tuple[Column, ...] = (
         "train_step_ms",
         _REAL,
         "ms",
-        "one training step of batch_size images, median of the fastest round, alone on the device",
+        "one training step of batch_size images, median of the fastest round, alone on the device; "
+        "with several ranks, of one rank's share",
     ),
     Column("train_step_spread", _REAL, "", "slowest over fastest round of measuring train_step_ms, minus 1"),
     Column("infer_latency_ms", _REAL, "ms", "forward pass of one image, median, alone on the device"),
@@ -92,8 +94,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("train_device_hours", _REAL, "h", "time the trial held its device, all attempts, evaluation included"),
     Column("device", _TEXT, "", "model of the device that trained the trial"),
-    Column("precision", _TEXT, "", "float32 or bfloat16 (autocast)"),
-    Column("micro_batch", _WHOLE, "images", "images per forward pass; gradients add up to batch_size"),
+    Column("precision", _TEXT, "", "float32, bfloat16 or float16 (autocast), that the device computed in"),
+    Column("ranks", _WHOLE, "", "processes that shared every batch, one device each"),
+    Column("micro_batch", _WHOLE, "images", "images per forward pass and process; gradients add up to batch_size"),
     Column("batch_size", _WHOLE, "images", "images per optimiser step"),
     Column("versions", _TEXT, "", "versions of sweep, torch, torchvision and timm"),
     Column("host", _TEXT, "", "machine that trained the trial"),
@@ -108,7 +111,7 @@ def column_reference() -> str:
 
 
 def schema_of(row: Mapping[str, Any]) -> pa.Schema:
-    """Arrow schema of a row: the declared columns, then its own `recipe_...` and other columns by value."""
+    """Arrow schema of a row: the declared columns, then its own `recipe_...`, `model_...` and others by value."""
     fields = [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in COLUMNS]
     extra = {name: value for name, value in row.items() if name not in _TYPES}
     return pa.schema(fields + [pa.field(name, _type_of(value)) for name, value in sorted(extra.items())])
@@ -130,6 +133,19 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write records of another kind than trials as one Parquet file, atomically; types follow the values."""
     write_frame(path, pa.Table.from_pylist([dict(record) for record in records]))
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """Read what `write_records` wrote.
+
+    Raises:
+        DamagedTableError: it is damaged; the message names the file.
+    """
+    try:
+        return cast(pd.DataFrame, pq.read_table(path).to_pandas())
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedTableError(f"{path}: damaged ({reason}); move it away, `sweep run` makes it again") from error
 
 
 def write_frame(path: Path, table: pa.Table) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweep.trials import label
+from sweep.naming import MODEL_COLUMN, label
 from workers.contract import EpochMetrics, TrialConfig, TrialStatus
 
 Row = Mapping[str, Any]
@@ -25,7 +25,7 @@ FINAL_METRICS = (
 )  # fmt: skip
 PARAMETERS = (
     "family", "width", "depth", "resolution", "epochs", "seed", "recipe", "dataset", "protocol", "batch_size",
-    "precision", "device",
+    "precision", "device", "ranks",
 )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ class _Store:
         run_id = self.start(trial_id, label(row), _milliseconds(row["started_at"]))
         self.log_epochs(trial_id, history)
         ended = _milliseconds(row["finished_at"])
-        names = [name for name in row if name in PARAMETERS or name.startswith("recipe_")]
+        names = [name for name in row if name in PARAMETERS or name.startswith(("recipe_", MODEL_COLUMN))]
         self._client.log_batch(
             run_id,
             metrics=[Metric(n, float(row[n]), ended, 0) for n in FINAL_METRICS if row.get(n) is not None],

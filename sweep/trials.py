@@ -6,32 +6,38 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.data_paths import DataPaths
 from sweep.space import CellSpec, SweepSpec
-from workers.contract import DataConfig, TrialConfig
-from workers.datasets import DATASETS, SPLIT_RULE, training_images
-from workers.recipe import Cell, resolve
+from workers.contract import DataConfig, Execution, TrialConfig
+from workers.datasets import SPLIT_RULE, find_dataset, training_images
+from workers.families import Family, find_family, resolve_arguments
+from workers.recipe import Cell, Recipe
+from workers.recipes import resolve
 
 # Raised whenever the code changes what a trial's numbers come out as, so that old and new results never mix.
-OUTCOME_VERSION = 1
+OUTCOME_VERSION = 2
 ID_LENGTH = 12
 
 
-def trials_of(spec: SweepSpec, root: str | None = None) -> list[TrialConfig]:
+def trials_of(spec: SweepSpec, paths: DataPaths | None = None) -> list[TrialConfig]:
     """Every cell with every seed, in the file's order.
 
     Args:
         spec: the search space.
-        root: the data set's folder on this machine, if it has one; not part of the ids.
+        paths: where the data lie on this machine; not part of the ids.
     """
-    data = _data(spec, root)
-    return [_trial(spec, data, cell, seed) for cell in spec.all_cells() for seed in spec.seeds]
+    family = find_family(spec.family, tuple(spec.plugins))
+    data, execution = _data(spec, paths or DataPaths()), _execution(spec)
+    cells = spec.all_cells()
+    return [_trial(spec, family, data, execution, cell, seed) for cell in cells for seed in spec.seeds]
 
 
 def trial_id(config: TrialConfig) -> str:
     """Hash of the fields that change the outcome; the same on every machine.
 
-    In: the cell, seed, resolved recipe, data set with its version, split and class count, precision, protocol, CPU
-    threads and OUTCOME_VERSION. Out: the sweep's name, paths, the machine.
+    In: the cell, the model's arguments, its family's version, seed, resolved recipe, data set with its version, split,
+    class count and what is done to its images, precision, protocol, CPU threads and OUTCOME_VERSION. Out: the sweep's
+    name, paths, the machine, and how the trial is executed.
     """
     text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
@@ -39,15 +45,17 @@ def trial_id(config: TrialConfig) -> str:
 
 def identity(config: TrialConfig) -> dict[str, Any]:
     """The fields behind the id, each named on purpose: a new field changes no id until it is added here."""
+    data = config.data
     return {
         "family": config.family,
-        "width": float(config.width),
-        "depth": config.depth,
+        "family_version": find_family(config.family, config.plugins).version,
+        "model": _numbers_as_floats(config.arguments),
         "resolution": config.resolution,
         "epochs": config.epochs,
         "seed": config.seed,
-        "recipe": _numbers_as_floats(dataclasses.asdict(config.recipe)),
-        "data": [config.data.name, config.data.version, config.data.classes, float(config.data.minival)],
+        "recipe": _numbers_as_floats(_spelt_out(config.recipe)),
+        "data": [data.name, data.version, data.classes, float(data.minival)],
+        "images": [data.cache_side, data.unreadable],
         "split_rule": SPLIT_RULE,
         "precision": config.precision,
         "protocol": config.protocol,
@@ -56,13 +64,13 @@ def identity(config: TrialConfig) -> dict[str, Any]:
     }
 
 
-def label(trial: Mapping[str, Any]) -> str:
-    """A short name for people from a trial's fields or its row: `d50 w0.5 32px 3ep`, with a seed above 0."""
-    seed = f" s{trial['seed']}" if trial["seed"] else ""
-    return f"d{trial['depth']} w{trial['width']:g} {trial['resolution']}px {trial['epochs']}ep{seed}"
+def _spelt_out(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's values but those that every recipe has by default, so that a new field changes no id."""
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
+    return {name: value for name, value in dataclasses.asdict(recipe).items() if value != defaults[name]}
 
 
-def _numbers_as_floats(values: dict[str, Any]) -> dict[str, Any]:
+def _numbers_as_floats(values: Mapping[str, Any]) -> dict[str, Any]:
     """1 and 1.0 mean the same in a YAML file, so they must hash alike."""
     return {
         key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -70,29 +78,61 @@ def _numbers_as_floats(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _data(spec: SweepSpec, root: str | None) -> DataConfig:
-    facts = DATASETS[spec.data.name]
-    minival = facts.minival if spec.data.minival is None else spec.data.minival
-    classes = spec.data.classes or facts.classes
+def _data(spec: SweepSpec, paths: DataPaths) -> DataConfig:
+    given = spec.data
+    facts = find_dataset(given.name, tuple(spec.plugins))
+    minival = facts.minival if given.minival is None else given.minival
+    classes = given.classes or facts.classes
     assert classes is not None, "the space was validated"
-    version = spec.data.version or facts.version
-    return DataConfig(spec.data.name, version, classes, training_images(facts, minival), minival, root)
+    return DataConfig(
+        name=given.name,
+        version=given.version or facts.version,
+        classes=classes,
+        train_images=training_images(facts, minival),
+        minival=minival,
+        root=paths.root,
+        cache=paths.cache,
+        cache_side=given.cache_side,
+        unreadable=given.unreadable,
+        download=given.download,
+    )
 
 
-def _trial(spec: SweepSpec, data: DataConfig, cell: CellSpec, seed: int) -> TrialConfig:
-    gpu = spec.resources.gpu > 0
+def _execution(spec: SweepSpec) -> Execution:
+    resources, checkpoints = spec.resources, spec.checkpoints
+    quota = checkpoints.quota_gb
+    return Execution(
+        ranks=resources.devices,
+        micro_batch=resources.micro_batch,
+        compile=resources.compile,
+        loader_workers=resources.loader_workers,
+        checkpoint_every_s=60 * checkpoints.every_minutes,
+        checkpoint_quota_bytes=None if quota is None else round(1e9 * quota),
+        keep_weights=checkpoints.keep_weights,
+        hung_after_s=60 * spec.hung_after_minutes,
+    )
+
+
+def _trial(
+    spec: SweepSpec, family: Family, data: DataConfig, execution: Execution, cell: CellSpec, seed: int
+) -> TrialConfig:
+    arguments = resolve_arguments(family, {**spec.model, **cell.arguments})
+    scale = {name: arguments.pop(name) for name in ("width", "depth") if name in arguments}
+    on_cpu = spec.resources.kind == "cpu"
     config = TrialConfig(
         trial_id="",
         family=spec.family,
-        width=cell.width,
-        depth=cell.depth,
         resolution=cell.resolution,
         epochs=cell.epochs,
         seed=seed,
-        recipe=resolve(spec.recipe.name, Cell(*cell.key), spec.recipe.overrides),
+        recipe=resolve(spec.recipe.name, Cell(cell.resolution, cell.epochs, **scale), spec.recipe.overrides),
         data=data,
-        device="cuda" if gpu else "cpu",
-        precision=spec.resources.precision or ("bfloat16" if gpu else "float32"),
-        threads=None if gpu else spec.resources.cpu,
+        **scale,
+        model=arguments,
+        plugins=tuple(spec.plugins),
+        device=spec.resources.kind,
+        precision=spec.resources.precision or ("float32" if on_cpu else "bfloat16"),
+        threads=spec.resources.cpu if on_cpu else None,
+        execution=execution,
     )
     return dataclasses.replace(config, trial_id=trial_id(config))

@@ -93,6 +93,12 @@ def _printable(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def one_line(text: str) -> str:
+    """A message without anything that would break the one line that an error has."""
+    text = " ".join(text.split())
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def _first_line(error: yaml.YAMLError) -> str:
     return str(getattr(error, "problem", None) or error).splitlines()[0]
 

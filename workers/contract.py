@@ -5,11 +5,13 @@ TrialConfig goes into a trial; EpochMetrics come out while it runs; TrialResult 
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
 from workers.recipe import Recipe
+
+ModelValue = bool | int | float | str  # of an argument of a model family
 
 
 class TrialStatus(StrEnum):
@@ -18,6 +20,7 @@ class TrialStatus(StrEnum):
     OK = "ok"
     OOM = "oom"  # the device or the host had too little memory
     DIVERGED = "diverged"  # the loss became NaN or infinite
+    HUNG = "hung"  # no step came to its end for `Execution.hung_after_s`
     DATA_ERROR = "data_error"  # the data set is missing, unreadable or not what was asked for
     INVALID = "invalid"  # the configuration cannot be trained
     CRASHED = "crashed"  # any other exception, or the process died
@@ -49,7 +52,7 @@ class InvalidConfigError(TrialError):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data set: `name` and `version` say what it is, `root` where it lies on this machine.
+    """A data set: `name` and `version` say what it is, the fields from `root` on how this machine reads it.
 
     `minival` is the share of the training images held out for selection.
     """
@@ -60,6 +63,24 @@ class DataConfig:
     train_images: int | None  # None where it cannot be known without looking; then train_flops is not known either
     minival: float
     root: str | None = None
+    cache: str | None = None  # folder of decoded images shared by the machine's trials; None decodes in each trial
+    cache_side: int | None = None  # shorter side of the cached images, px; changes the pixels. None: as they are
+    unreadable: str = "raise"  # or "skip": leave such images out and count them
+    download: bool = False  # whether the data set's own library may fetch it
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trial is run. Changes no outcome beyond the order of floating-point sums, so it is not part of the id."""
+
+    ranks: int = 1  # processes that share every batch, one device each
+    micro_batch: int | None = None  # images per forward pass and rank; None: picked from predicted memory
+    compile: str = "auto"  # on, off, or auto: where the predicted run is long enough to repay it
+    loader_workers: int | None = None  # decoding processes; None: as many as there are cores
+    checkpoint_every_s: float = 600.0  # within an epoch; there is one at every epoch's end anyway
+    checkpoint_quota_bytes: int | None = None  # of one trial's checkpoints; None: no limit
+    keep_weights: bool = False  # leave the evaluation weights in the work folder, for `sweep export`
+    hung_after_s: float = 1800.0  # without a finished step
 
 
 @dataclass(frozen=True)
@@ -68,17 +89,26 @@ class TrialConfig:
 
     trial_id: str
     family: str
-    width: float
-    depth: int
     resolution: int
     epochs: int
     seed: int
     recipe: Recipe
     data: DataConfig
-    device: str = "cpu"  # cpu or cuda
-    precision: str = "float32"  # float32 or bfloat16 (autocast)
+    width: float | None = None  # where the family has this axis
+    depth: int | None = None  # where the family has this axis
+    model: dict[str, ModelValue] = field(default_factory=dict)  # the family's other arguments, defaults filled in
+    plugins: tuple[str, ...] = ()  # Python files that declare more families and data sets
+    device: str = "cpu"  # cpu, cuda or xla
+    precision: str = "float32"  # float32, bfloat16 or float16 (autocast)
     threads: int | None = 1  # on CPU, where the sum's order depends on it; None on other devices
     protocol: str = "independent"
+    execution: Execution = Execution()
+
+    @property
+    def arguments(self) -> dict[str, ModelValue]:
+        """Everything that the family builds the model from, width and depth included where it has them."""
+        scaled = {"width": self.width, "depth": self.depth}
+        return {**{name: value for name, value in scaled.items() if value is not None}, **self.model}
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -91,6 +121,8 @@ class TrialConfig:
             raw = json.loads(text)
             raw["recipe"] = Recipe(**raw["recipe"])
             raw["data"] = DataConfig(**raw["data"])
+            raw["plugins"] = tuple(raw.get("plugins", ()))
+            raw["execution"] = Execution(**raw.get("execution", {}))
             return cls(**raw)
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidConfigError(f"not a trial configuration: {error}") from error
@@ -133,7 +165,9 @@ class TrialResult:
     train_images_per_s: float | None = None
     train_device_hours: float | None = None
     device: str | None = None
+    precision: str | None = None  # that the device computed in: float16 where bfloat16 was asked for and is missing
     micro_batch: int | None = None
+    skipped_images: int | None = None  # unreadable ones that were left out
     versions: str | None = None
     host: str | None = None
 

@@ -1,17 +1,21 @@
 """What a result was made with, told without importing torch."""
 
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import workers
 
-PACKAGES = ("torch", "torchvision", "timm")
+PACKAGES = ("torch", "torchvision", "timm", "torch_xla")  # the last one only where it is installed
 
 
 def versions() -> str:
     """Versions of everything that a result depends on."""
-    parts = [f"sweep {workers.__version__}", *(f"{name} {version(name)}" for name in PACKAGES)]
+    parts = [f"sweep {workers.__version__}"]
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {version(name)}")
     return ", ".join([*parts, f"python {platform.python_version()}"])
 
 

@@ -2,26 +2,36 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` atomically: temporary name in the same folder, fsync, rename, fsync of the folder.
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` atomically: temporary name in the same folder, fsync, rename, fsync of it.
 
-    The temporary name starts with a dot and never ends in the real suffix, so no reader picks it up.
+    The temporary name starts with a dot and never ends in the real suffix, so no reader picks it up. Where the writing
+    fails, `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` atomically by `data`."""
+    with replaced(path) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,83 +1,20 @@
-"""What a shape costs: parameters and multiply-adds counted on the meta device, time and memory measured."""
+"""Measures what a shape costs in time and memory, alone on a device, with the steps that the trainer does."""
 
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
+from workers import xla
 from workers.contract import TrialConfig
-from workers.data import Batch
 from workers.device import Device
-from workers.families import BLOCKS
-from workers.model import WeightAverage, build_model, build_resnet_rs
-from workers.recipe import Recipe
-from workers.train import make_optimizer
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Trainable parameters, and forward multiply-adds of one image in convolutions and linear layers."""
-
-    params: int
-    macs_per_image: int
-
-
-@cache
-def count_costs(family: str, width: float, depth: int, resolution: int, classes: int) -> Costs:
-    """Costs of a shape, counted on the meta device: nothing is allocated.
-
-    A stage's blocks are alike from the second on, so a model with two blocks a stage is counted and its second ones
-    multiplied; the tests prove this equal to counting the whole model.
-    """
-    if family != "resnet_rs":
-        raise ValueError(f"unknown family {family!r}")
-    repeats = {f"layer{stage}.1.": blocks - 1 for stage, blocks in enumerate(BLOCKS[depth], start=1)}
-    modules = _costs_by_module(width, resolution, classes)
-    total = [0, 0]
-    for name, params, macs in modules:
-        times = next((count for prefix, count in repeats.items() if name.startswith(prefix)), 1)
-        total[0] += times * params
-        total[1] += times * macs
-    return Costs(*total)
-
-
-@cache
-def _costs_by_module(width: float, resolution: int, classes: int) -> tuple[tuple[str, int, int], ...]:
-    with torch.device("meta"):
-        model = build_resnet_rs(width, (2, 2, 2, 2), classes)
-    return count_modules(model, resolution)
-
-
-def count_modules(model: nn.Module, resolution: int) -> tuple[tuple[str, int, int], ...]:
-    """(name, own parameters, multiply-adds for one image) of every leaf module of a model on the meta device."""
-    macs: dict[nn.Module, int] = {}
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(_record_macs(macs)) for _, module in leaves]
-    with torch.no_grad():
-        model.eval()(torch.empty(1, 3, resolution, resolution, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return tuple((name, sum(p.numel() for p in module.parameters()), macs.get(module, 0)) for name, module in leaves)
-
-
-def _record_macs(
-    macs: dict[nn.Module, int],
-) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-    """A hook that adds outputs x weights per output; biases, norms and activations are not multiply-adds."""
-
-    def record(module: nn.Module, _: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            macs[module] = macs.get(module, 0) + output.numel() * module.weight[0].numel()
-
-    return record
+from workers.learner import Learner
+from workers.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -88,100 +25,79 @@ class Measurement:
     infer_latency_p10_ms: float
     infer_latency_ms: float  # median, of one image
     infer_latency_p90_ms: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None  # None where the device's runtime does not tell
     device: str
-
-
-def measure_trial_shape(config: TrialConfig) -> Measurement:
-    """Measure the shape of a trial on the device that it asks for."""
-    device = Device(config.device, config.precision, config.threads)
-    shape = (config.family, config.width, config.depth, config.resolution)
-    return measure_shape(*shape, config.data.classes, config.recipe, device)
 
 
 WARMUP_STEPS, TRAIN_STEPS = 2, 5
 WARMUP_PASSES, PASSES = 3, 20
 
 
-def measure_shape(
-    family: str, width: float, depth: int, resolution: int, classes: int, recipe: Recipe, device: Device
-) -> Measurement:
-    """Time training steps and single-image forward passes of a shape on random images.
+def measure_trial_shape(config: TrialConfig) -> Measurement:
+    """Time training steps and single-image forward passes of a trial's shape on random images.
 
-    Peak memory is that of tensors, from the allocator, during a training step: model, optimiser state, gradients,
-    activations and the batch.
+    A trial of several devices is measured on one of them, which does its share of the batch: the exchange of gradients
+    is not in the figure. Peak memory is that of tensors, from the allocator, during a training step: model, optimiser
+    state, gradients, activations and the batch.
     """
-    torch.manual_seed(0)
-    model = build_model(family, width, depth, classes, recipe)
-    model = model.to(device.torch).to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, recipe)
-    average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-    step = _training_step(model, optimizer, average, recipe, _random_batch(recipe, resolution, classes, device), device)
+    device = Device(config.device, config.precision, config.threads)
+    learner = Learner(config, device, Ranks())
+    step = _training_step(learner, config)
     _timed(step, WARMUP_STEPS, device)
-    peak = _peak_memory(step, _bytes_kept(model, optimizer, average), device)
+    peak = _peak_memory(step, _bytes_kept(learner), device)
     step_ms = statistics.median(_timed(step, TRAIN_STEPS, device))
-    model.eval()
-    image = torch.rand(1, 3, resolution, resolution, device=device.torch)
-
-    @torch.no_grad()
-    def infer() -> None:
-        with device.autocast():
-            model(image)
-
-    _timed(infer, WARMUP_PASSES, device)
-    deciles = statistics.quantiles(_timed(infer, PASSES, device), n=10)
+    deciles = statistics.quantiles(_timed_inference(learner, config, device), n=10)
     return Measurement(step_ms, deciles[0], deciles[4], deciles[8], peak, device.name)
 
 
-def _random_batch(recipe: Recipe, resolution: int, classes: int, device: Device) -> Batch:
-    """One BatchNorm group of normalised images and labels."""
-    images = torch.rand(recipe.bn_batch, 3, resolution, resolution, device=device.torch)
-    labels = torch.randint(classes, (recipe.bn_batch,), device=device.torch)
-    return images.contiguous(memory_format=torch.channels_last), labels
+def _training_step(learner: Learner, config: TrialConfig) -> Callable[[], None]:
+    """A whole optimiser step on the same images again and again; a rate of 0 keeps the loss finite."""
+    images = config.recipe.batch_size // config.execution.ranks
+    pixels = torch.randint(256, (images, 3, config.resolution, config.resolution), dtype=torch.uint8)
+    labels = torch.randint(config.data.classes, (images,))
+
+    def prepare(part: torch.Tensor) -> torch.Tensor:
+        moved = part.to(learner.device.torch, non_blocking=True, memory_format=torch.channels_last)
+        return moved.float() / 255
+
+    return lambda: (learner.step(0, 0.0, pixels, labels, prepare), None)[1]
 
 
-def _training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    recipe: Recipe,
-    batch: Batch,
-    device: Device,
-) -> Callable[[], None]:
-    """A whole optimiser step, as the trainer does it, on the same images again and again."""
-    groups = recipe.batch_size // recipe.bn_batch
+def _timed_inference(learner: Learner, config: TrialConfig, device: Device) -> list[float]:
+    learner.model.eval()
+    side = config.recipe.test_resolution or config.resolution
+    image = torch.rand(1, 3, side, side, device=device.torch)
 
-    def step() -> None:
-        for _ in range(groups):
-            with device.autocast():
-                loss = cross_entropy(model(batch[0]), batch[1]) / groups
-            loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if average:
-            average.update()
+    @torch.no_grad()
+    def infer() -> object:
+        with device.autocast():
+            return learner.model(image)
 
-    return step
+    _timed(infer, WARMUP_PASSES, device)
+    return _timed(infer, PASSES, device)
 
 
-def _timed(work: Callable[[], None], repeats: int, device: Device) -> list[float]:
+def _timed(work: Callable[[], object], repeats: int, device: Device) -> list[float]:
     """Milliseconds of each repeat."""
     times = []
     for _ in range(repeats):
         device.wait()
         started = time.perf_counter()
-        work()
+        made = work()  # held until the device is done: XLA computes nothing that nobody holds
         device.wait()
+        del made
         times.append(1000 * (time.perf_counter() - started))
     return times
 
 
-def _peak_memory(work: Callable[[], None], kept: int, device: Device) -> int:
+def _peak_memory(work: Callable[[], object], kept: int, device: Device) -> int | None:
     """Peak bytes of tensors while `work` runs, the `kept` ones included that were there before."""
     if device.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
         work()
         return torch.cuda.max_memory_allocated()
+    if device.kind == "xla":
+        return xla.peak_bytes(device.torch)
     # The profiler's own log lines are not for people; it reads this when it starts for the first time.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
@@ -194,9 +110,10 @@ def _peak_memory(work: Callable[[], None], kept: int, device: Device) -> int:
     return kept + max(accumulate(changes), default=0)
 
 
-def _bytes_kept(model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> int:
+def _bytes_kept(learner: Learner) -> int:
     """Bytes of parameters, buffers, optimiser state and weight average: what lives on between steps."""
+    model, average = learner.model, learner.average
     tensors = [*model.parameters(), *model.buffers(), *(average.tensors if average else [])]
-    for state in optimizer.state.values():
+    for state in learner.optimizer.state.values():
         tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

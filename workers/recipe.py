@@ -1,31 +1,39 @@
-"""Training recipes: pure functions from a cell to a complete, frozen set of values.
+"""What a training recipe is: its fields, which values they may have, and what it may depend on.
 
-Sources: RS = "Revisiting ResNets" (arXiv 2103.07579) with the code that its authors released (TPU) or with TF Model
-Garden (TFM). A value marked MEM is recalled from the paper's appendix and could not be checked against it.
+The named recipes, and where their numbers come from, are in `workers.recipes`.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 # What each number may be, as a test that NaN fails, and in words.
 LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("batch_size", "bn_batch", "learning_rate"), lambda value: 0 < value < math.inf, "above 0 and finite"),
+    (("repeated_augmentation",), lambda value: 1 <= value < math.inf, "at least 1 and finite"),
     (("crop_min_area", "eval_crop"), lambda value: 0 < value <= 1, "in (0, 1]"),
     (
-        ("momentum", "label_smoothing", "ema_decay", "dropout", "stochastic_depth"),
+        ("momentum", "label_smoothing", "ema_decay", "dropout", "stochastic_depth", "bce_threshold"),
         lambda value: 0 <= value < 1,
         "in [0, 1)",
     ),
     (("horizontal_flip",), lambda value: 0 <= value <= 1, "in [0, 1]"),
     (
-        ("warmup_epochs", "weight_decay", "randaugment_layers", "randaugment_magnitude"),
+        (
+            "warmup_epochs", "weight_decay", "mixup_alpha", "cutmix_alpha", "randaugment_layers",
+            "randaugment_magnitude", "randaugment_std", "test_resolution",
+        ),
         lambda value: 0 <= value < math.inf,
         "at least 0 and finite",
     ),
-)
+)  # fmt: skip
+# What each word may be.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "optimizer": ("sgd", "lamb"),
+    "schedule": ("cosine", "step"),
+    "loss": ("cross_entropy", "bce"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,129 +42,82 @@ class Recipe:
 
     name: str
     batch_size: int  # images per optimiser step
-    bn_batch: int  # images that share BatchNorm statistics; divides batch_size
+    bn_batch: int  # images that share BatchNorm statistics and are mixed with each other; divides batch_size
     learning_rate: float  # peak, for this batch size
     warmup_epochs: float  # linear from 0
-    weight_decay: float  # not on norms and biases
-    momentum: float = 0.9
-    nesterov: bool = True  # TPU release
+    weight_decay: float
+    optimizer: str = "sgd"  # sgd or lamb
+    schedule: str = "cosine"  # to 0; or step: x 0.1 after 1/3, 2/3 and 8/9 of the epochs
+    momentum: float = 0.9  # sgd
+    nesterov: bool = True  # sgd
+    decay_biases: bool = False  # weight decay on biases too; never on norms
+    loss: str = "cross_entropy"  # or bce: binary cross-entropy, every class on its own
+    bce_threshold: float = 0.0  # bce: a target above it counts as 1, else 0; 0: targets as they are
     label_smoothing: float = 0.0
+    mixup_alpha: float = 0.0  # 0: off. With both, one or the other by the toss of a coin
+    cutmix_alpha: float = 0.0  # 0: off
     ema_decay: float = 0.0  # 0: off
     dropout: float = 0.0  # before the head
-    stochastic_depth: float = 0.0  # nominal rate; a stage's own follows from it
+    stochastic_depth: float = 0.0  # nominal rate; a stage's or block's own follows from it
     randaugment_layers: int = 0
-    randaugment_magnitude: int = 0
+    randaugment_magnitude: float = 0.0
+    randaugment_std: float = 0.0  # of the magnitude, drawn anew for each operation
+    randaugment_increasing: bool = False  # operations whose effect grows with the magnitude, as in timm's `inc1`
+    repeated_augmentation: int = 1  # copies of each image in a batch, each augmented on its own
     crop_min_area: float = 1.0  # of the random resized crop; 1: no random crop
     horizontal_flip: float = 0.0  # probability
     eval_crop: float = 1.0  # side of the centre crop over the side of the resized image
+    test_resolution: int = 0  # of evaluation; 0: that of training
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be trained with."""
+        """Refuse values that cannot be trained with, in one line that begins with the field's name."""
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} {getattr(self, field)!r} is not one of: {', '.join(known)}")
         for names, allowed, words in LIMITS:
             for name in names:
                 if not allowed(getattr(self, name)):
                     raise ValueError(f"{name} {getattr(self, name)} is not {words}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse values that contradict each other."""
         if self.batch_size % self.bn_batch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of bn_batch {self.bn_batch}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.bce_threshold and self.loss != "bce":
+            raise ValueError(f"bce_threshold {self.bce_threshold} needs loss bce; with {self.loss} it is 0")
+        if self.bce_threshold >= 1 - self.label_smoothing:
+            raise ValueError(
+                f"bce_threshold {self.bce_threshold} is not below 1 - label_smoothing "
+                f"({1 - self.label_smoothing:g}): no class would count"
+            )
+        if self.mixes and self.bn_batch < 2:
+            raise ValueError("bn_batch 1 leaves no image to mix with; Mixup and CutMix need 2 or more")
 
     @property
     def augments(self) -> bool:
         """Whether a training image differs from epoch to epoch."""
         return self.crop_min_area < 1 or self.horizontal_flip > 0 or self.randaugment_layers > 0
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with each other, by Mixup or CutMix."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
 
 @dataclass(frozen=True)
 class Cell:
-    """What a recipe may depend on."""
+    """What a recipe may depend on.
 
-    width: float
-    depth: int
-    resolution: int
-    epochs: int
-
-
-def small(cell: Cell) -> Recipe:
-    """For data sets of a thousand images: no regularisation, short warm-up; ours, not a paper's."""
-    return Recipe(
-        name="small",
-        batch_size=32,
-        bn_batch=32,
-        learning_rate=0.1,
-        warmup_epochs=0.1 * cell.epochs,
-        weight_decay=4e-5,
-        label_smoothing=0.1,
-    )
-
-
-FULL_LENGTH_EPOCHS = 350  # RS trains with its full regularisation only at this length
-
-
-def resnet_rs(cell: Cell) -> Recipe:
-    """RS section 4 and appendix; budgets below 350 epochs use flips and crops only (RS appendix E)."""
-    batch_size = 4096
-    plain = Recipe(
-        name="resnet_rs",
-        batch_size=batch_size,
-        bn_batch=64,  # ours: the released code normalises over each core's share, whose size is not stated
-        learning_rate=0.1 * batch_size / 256,
-        warmup_epochs=5,
-        weight_decay=4e-5,
-        ema_decay=0.9999,
-        crop_min_area=0.08,
-        horizontal_flip=0.5,
-        eval_crop=0.875,
-    )
-    if cell.epochs < FULL_LENGTH_EPOCHS:
-        return plain
-    return dataclasses.replace(
-        plain,
-        label_smoothing=0.1,
-        dropout=_dropout(cell.width),
-        stochastic_depth=0.2 if cell.resolution >= 224 and cell.width > 0.25 else 0.0,  # MEM
-        randaugment_layers=2,
-        randaugment_magnitude=_randaugment_magnitude(cell),
-    )
-
-
-def _dropout(width: float) -> float:
-    """Dropout by width multiplier (RS table 12; the values are MEM); widths between take the next lower one's."""
-    by_width = {2.0: 0.75, 1.5: 0.6, 1.0: 0.25, 0.5: 0.1}
-    return next((rate for bound, rate in by_width.items() if width >= bound), 0.0)
-
-
-def _randaugment_magnitude(cell: Cell) -> int:
-    """RandAugment magnitude on a scale of 10, by width and resolution (MEM)."""
-    if cell.width <= 0.5 or cell.resolution <= 160:
-        return 10
-    return 15 if cell.resolution <= 320 else 20
-
-
-RECIPES: Mapping[str, Callable[[Cell], Recipe]] = {"small": small, "resnet_rs": resnet_rs}
-OVERRIDABLE = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "name")
-
-
-def resolve(name: str, cell: Cell, overrides: Mapping[str, Any]) -> Recipe:
-    """The named recipe for a cell, with some of its values replaced.
-
-    Raises:
-        ValueError: unknown recipe or field, or a value that cannot be trained with.
+    A family without a width multiplier counts as width 1.0 wherever regularisation grows with width.
     """
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
-    unknown = sorted(set(overrides) - set(OVERRIDABLE))
-    if unknown:
-        raise ValueError(f"unknown recipe field {unknown[0]!r}; known: {', '.join(OVERRIDABLE)}")
-    checked = {field: _typed(field, value) for field, value in overrides.items()}
-    return dataclasses.replace(RECIPES[name](cell), **checked)
+
+    resolution: int  # px
+    epochs: int
+    width: float | None = None
+    depth: int | None = None
 
 
-def _typed(field: str, value: Any) -> Any:
-    """An override as its field's type; whole numbers pass for real ones, nothing else is converted."""
-    wanted = Recipe.__annotations__[field]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not wanted:
-        raise ValueError(f"{field} must be {wanted.__name__}, not {value!r}")
-    return value
+OVERRIDABLE = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "name")

@@ -1,11 +1,12 @@
 """Runs one trial to its end, resuming from its last checkpoint: `python -m workers.trial --config FILE --work DIR`.
 
 The work folder belongs to one process at a time (an flock on `lock`); its `result.json` appears last and whole.
+A trial of several devices runs in as many processes, started by torchrun; the first of them owns the folder.
 """
 
 import argparse
-import dataclasses
 import datetime
+import faulthandler
 import fcntl
 import json
 import math
@@ -14,11 +15,10 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from workers import checkpoint
 from workers.contract import (
@@ -30,88 +30,143 @@ from workers.contract import (
     TrialResult,
     TrialStatus,
 )
-from workers.data import Loader, load_splits
-from workers.device import Device
+from workers.data import load_splits
+from workers.device import Device, out_of_memory
 from workers.environment import versions
-from workers.families import check_shape
+from workers.export import save_weights
+from workers.families import check_cell, find_family
 from workers.files import write_bytes, write_json
+from workers.loop import Loop, Report
+from workers.ranks import Ranks
 from workers.train import Score, Trainer
+from workers.watchdog import Watchdog
 
-Report = Callable[[EpochMetrics], None]
-RESULT, ATTEMPTS, LOCK = "result.json", "attempts.json", "lock"
+RESULT, ATTEMPTS, LOCK, WEIGHTS, STACKS = "result.json", "attempts.json", "lock", "weights.safetensors", "hung.txt"
 
 
-def run_trial(config: TrialConfig, work: Path, report: Report = lambda _: None) -> TrialResult:
+def run_trial(
+    config: TrialConfig, work: Path, report: Report = lambda _: None, end_when_hung: bool = False
+) -> TrialResult:
     """Train, evaluate and write `result.json`; a failure of the trial is a result too.
 
     Args:
         config: what to train.
         work: the trial's own folder: checkpoints while it runs, `result.json` at the end.
-        report: called after every epoch whose checkpoint is safe.
+        report: called after every epoch whose checkpoint is safe; in each of the processes that share a trial.
+        end_when_hung: end this process, with a result, when no step is finished for `execution.hung_after_s`: a call
+            that never returns cannot be interrupted from within.
 
     Returns:
         The result, taken from the folder if an earlier attempt got that far.
+
+    Raises:
+        RankError: this process failed and is not the first of those that share the trial; whoever started them has to
+            end the others, which wait for it.
     """
-    with _owned(work):
+    leads = _leads(config)
+    with _owned(work) if leads else nullcontext():
         finished = read_result(work)
         if finished and finished.status is TrialStatus.OK and finished.trial_id == config.trial_id:
             return finished
-        (work / RESULT).unlink(missing_ok=True)
-        attempts, started_at = _begin_attempt(work)
-        outcome = _train_or_explain(config, work, report)
+        attempt = _begin_attempt(config, work) if leads else _Attempt(config, work, leads=False)
+        with attempt.watched(end_when_hung) as beat:
+            outcome = _train_or_explain(attempt, report, beat)
+        return attempt.end(outcome)
+
+
+class RankError(Exception):
+    """One of the processes that share a trial failed."""
+
+
+@dataclass
+class _Attempt:
+    """One process's attempt at a trial, and the epochs that are known of it."""
+
+    config: TrialConfig
+    work: Path
+    leads: bool  # writes files
+    number: int = 1
+    started_at: str = ""
+    history: list[EpochMetrics] = field(default_factory=list)
+
+    def end(self, outcome: dict[str, Any]) -> TrialResult:
+        """The result, written where this process is the one that writes, or the first to fail."""
         result = TrialResult(
-            config.trial_id, attempts=attempts, started_at=started_at, finished_at=_now(), host=platform.node(),
-            versions=versions(), **outcome,
+            self.config.trial_id, attempts=self.number, started_at=self.started_at, finished_at=_now(),
+            host=platform.node(), versions=versions(), **{"history": tuple(self.history), **outcome},
         )  # fmt: skip
-        write_bytes(work / RESULT, result.to_json().encode())
-        if result.status is TrialStatus.OK:
-            checkpoint.clear(work)
+        failed = result.status is not TrialStatus.OK
+        if self.leads or failed:
+            write_bytes(self.work / RESULT, result.to_json().encode())
+        if failed and not self.leads:
+            raise RankError(f"{result.status}: {result.error}")
+        if self.leads and not failed:
+            checkpoint.clear(self.work)
         return result
+
+    @contextmanager
+    def watched(self, end_when_hung: bool) -> Iterator[Callable[[], None]]:
+        """Watch for steps that never end; gives what is to be called at the end of each."""
+        if not end_when_hung:
+            yield lambda: None
+            return
+        with Watchdog(self.config.execution.hung_after_s, self._hung) as watchdog:
+            yield watchdog.beat
+
+    def _hung(self, silent_s: float) -> None:
+        """Leave a result and where each thread stood, then end the process."""
+        with (self.work / STACKS).open("w") as file:
+            faulthandler.dump_traceback(file)
+        error = f"no step came to its end for {silent_s:.0f} s; {STACKS} in the work folder says where it stood"
+        with suppress(RankError):
+            self.end({"status": TrialStatus.HUNG, "error": error})
+        os._exit(1)
 
 
 def read_result(work: Path) -> TrialResult | None:
-    """The result in a work folder, or None where there is none or it is damaged (then the trial runs again)."""
+    """The result that a work folder holds, or None where there is none or it is damaged."""
     try:
         return TrialResult.from_json((work / RESULT).read_text())
     except (OSError, ValueError):
         return None
 
 
-def _train_or_explain(config: TrialConfig, work: Path, report: Report) -> dict[str, Any]:
-    """The outcome's fields; failures of known kinds come back as their status and one line."""
-    history: list[EpochMetrics] = []
+def _train_or_explain(attempt: _Attempt, report: Report, beat: Callable[[], None]) -> dict[str, Any]:
+    """The fields of a result, good or bad."""
     try:
-        return _train(config, work, report, history)
+        return _train(attempt, report, beat)
     except TrialError as error:
         status, message = error.status, str(error)
     except Exception as error:  # a row must come of every failure
-        status, message = TrialStatus.OOM if _out_of_memory(error) else TrialStatus.CRASHED, _one_line(error)
-    return {"status": status, "error": message, "history": tuple(history)}
+        if attempt.leads and (first := read_result(attempt.work)):  # another rank's, without which this one failed
+            return {"status": first.status, "error": first.error}
+        status, message = TrialStatus.OOM if out_of_memory(error) else TrialStatus.CRASHED, _one_line(error)
+    return {"status": status, "error": message}
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether a device or the host had too little memory; torch's allocator on CPU tells by its message alone."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _train(config: TrialConfig, work: Path, report: Report, history: list[EpochMetrics]) -> dict[str, Any]:
+def _train(attempt: _Attempt, report: Report, beat: Callable[[], None]) -> dict[str, Any]:
+    config = attempt.config
     _check(config)
     device = Device(config.device, config.precision, config.threads)
-    splits = load_splits(config.data)
-    trainer = Trainer(config, Loader(splits, config.recipe, config.resolution, config.seed), device)
-    _train_epochs(trainer, work, report, history)
-    started = time.perf_counter()
-    (val,) = trainer.evaluate(splits.val)
-    val_seconds = time.perf_counter() - started
+    ranks = Ranks.join(config.execution.ranks, device)
+    splits = load_splits(config.data, config.plugins, beat)
+    trainer = Trainer(config, splits, device, ranks, beat)
+    with closing(trainer.loader):
+        Loop(trainer, attempt.work, report, attempt.history).run()
+        started = time.perf_counter()
+        (val,) = trainer.evaluate(splits.val)
+        val_seconds = time.perf_counter() - started
     if not math.isfinite(val.loss):  # the last step's weights never meet a training loss
         raise DivergedError(f"the validation loss is {val.loss} after the last epoch")
-    return _outcome(trainer, history, val, val_seconds)
+    if config.execution.keep_weights and attempt.leads:
+        save_weights(attempt.work / WEIGHTS, trainer.evaluation_weights())
+    return _outcome(trainer, attempt.history, val, val_seconds)
 
 
 def _check(config: TrialConfig) -> None:
     """Refuse what cannot be trained."""
     try:
-        check_shape(config.family, config.width, config.depth, config.resolution)
+        check_cell(find_family(config.family, config.plugins), config.arguments, config.resolution)
     except ValueError as error:
         raise InvalidConfigError(str(error)) from error
     if config.epochs < 1:
@@ -120,53 +175,29 @@ def _check(config: TrialConfig) -> None:
         raise InvalidConfigError(f"minival {config.data.minival} is not in (0, 1)")
 
 
-def _train_epochs(trainer: Trainer, work: Path, report: Report, history: list[EpochMetrics]) -> None:
-    """Fill `history` with every epoch: those of earlier attempts from the checkpoint, then those trained now."""
-    state = checkpoint.load_latest(work)
-    if state and state.get("trial_id") == trainer.config.trial_id:
-        trainer.load_state(state["trainer"])
-        history += [EpochMetrics(**epoch) for epoch in state["history"]]
-    for epoch in range(len(history) + 1, trainer.config.epochs + 1):
-        history.append(_one_epoch(trainer, epoch))
-        kept = [dataclasses.asdict(done) for done in history]
-        state = {"trial_id": trainer.config.trial_id, "trainer": trainer.state(), "history": kept}
-        checkpoint.save(work, epoch, state)
-        report(history[-1])
-
-
-def _one_epoch(trainer: Trainer, epoch: int) -> EpochMetrics:
-    started = time.perf_counter()
-    loss = trainer.train_epoch(epoch)
-    train_seconds = time.perf_counter() - started
-    splits = trainer.loader.splits
-    clean, minival = trainer.evaluate(splits.train_clean, splits.minival)
-    return EpochMetrics(
-        epoch=epoch,
-        train_loss=loss,
-        train_top1=clean.top1,
-        minival_top1=minival.top1,
-        learning_rate=trainer.rate_at(epoch * trainer.loader.steps_per_epoch - 1),
-        train_seconds=train_seconds,
-        seconds=time.perf_counter() - started,
-        finished_at=time.time(),
-    )
-
-
 def _outcome(trainer: Trainer, history: list[EpochMetrics], val: Score, val_seconds: float) -> dict[str, Any]:
-    images = len(history) * trainer.loader.steps_per_epoch * trainer.recipe.batch_size
+    config, splits = trainer.config, trainer.loader.splits
+    images = len(history) * trainer.loader.steps_per_epoch * config.recipe.batch_size
+    device_seconds = config.execution.ranks * (sum(epoch.seconds for epoch in history) + val_seconds)
     return {
         "status": TrialStatus.OK,
-        "history": tuple(history),
         "val_top1": val.top1,
         "val_top5": val.top5,
         "val_loss": val.loss,
-        "minival_images": len(trainer.loader.splits.minival),
+        "minival_images": len(splits.minival),
         "val_images": val.images,
         "train_images_per_s": images / sum(epoch.train_seconds for epoch in history),
-        "train_device_hours": (sum(epoch.seconds for epoch in history) + val_seconds) / 3600,
+        "train_device_hours": device_seconds / 3600,
         "device": trainer.device.name,
-        "micro_batch": trainer.recipe.bn_batch,
+        "precision": trainer.device.precision,
+        "micro_batch": trainer.learner.micro_batch,
+        "skipped_images": splits.skipped,
     }
+
+
+def _leads(config: TrialConfig) -> bool:
+    """Whether this process is the only one of its trial, or the first."""
+    return config.execution.ranks == 1 or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -178,15 +209,16 @@ def _owned(work: Path) -> Iterator[None]:
         yield
 
 
-def _begin_attempt(work: Path) -> tuple[int, str]:
-    """Count this attempt; the number of attempts so far and when the first one started."""
+def _begin_attempt(config: TrialConfig, work: Path) -> _Attempt:
+    """Count this attempt and forget the last one's failure."""
+    (work / RESULT).unlink(missing_ok=True)
     try:
         record = json.loads((work / ATTEMPTS).read_text())
-        attempts, started_at = int(record["attempts"]) + 1, str(record["started_at"])
+        number, started_at = int(record["attempts"]) + 1, str(record["started_at"])
     except (OSError, ValueError, KeyError, TypeError):
-        attempts, started_at = 1, _now()
-    write_json(work / ATTEMPTS, {"attempts": attempts, "started_at": started_at})
-    return attempts, started_at
+        number, started_at = 1, _now()
+    write_json(work / ATTEMPTS, {"attempts": number, "started_at": started_at})
+    return _Attempt(config, work, True, number, started_at)
 
 
 def _now() -> str:
@@ -210,7 +242,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, UnicodeDecodeError, InvalidConfigError) as error:
         sys.stderr.write(f"{options.config}: {error}\n")
         return 2
-    result = run_trial(config, options.work, _print_epoch)
+    try:
+        result = run_trial(config, options.work, _print_epoch if _leads(config) else lambda _: None, end_when_hung=True)
+    except RankError:  # the result says why
+        return 1
+    if not _leads(config):
+        return 0
     if result.status is not TrialStatus.OK:
         sys.stderr.write(f"{config.trial_id}: {result.status}: {result.error}\n")
         return 1

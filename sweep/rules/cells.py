@@ -10,6 +10,7 @@ import pandas as pd
 
 from sweep.errors import TableError
 from sweep.noise import Array, Estimate, Noise, noise_of_cells
+from sweep.rules.variants import PLAIN, codes_of, model_of_variant, variants_of
 
 Key = tuple[float, float, float]  # depth, width, resolution
 Weights = dict[Key, float]
@@ -27,6 +28,8 @@ _NO_COST = {
     "epochs_done",
     "val_loss",
     "micro_batch",
+    "ranks",
+    "skipped_images",
 }
 _NO_COST |= {
     "batch_size",
@@ -96,12 +99,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """The cells of one family at one budget, with the degrees of freedom of their noise."""
+    """The cells of one family at one budget, with the degrees of freedom of their noise.
+
+    `variant` holds the family's other arguments: models that differ in them are studies of their own.
+    """
 
     family: str | None
     budget: int | None
     cells: dict[Key, Cell]
     df: float
+    variant: str = PLAIN
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Which study it is, for the entries made of it."""
+        return {"family": self.family, "model": model_of_variant(self.variant), "budget": self.budget}
 
     def estimate(self, weights: Mapping[Key, float]) -> Estimate:
         """Value = sum of w x mean, with SE^2 = sum of w^2 s^2 / n."""
@@ -126,9 +138,12 @@ class Study:
 
 
 def with_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns that analysis reads; those that a foreign file lacks are empty."""
+    """The table with the columns that analysis reads; those that a foreign file lacks are empty.
+
+    Added is `variant`, what tells two models of one family, depth and width apart.
+    """
     lacking = {name: None for name in _TEXT if name not in table} | {n: np.nan for n in _NUMBERS if n not in table}
-    return table.assign(**lacking)
+    return table.assign(**lacking, variant=variants_of(table))
 
 
 def refuse_mixtures(table: pd.DataFrame, names: Iterable[str] = ("source", "protocol", "dataset")) -> None:
@@ -206,7 +221,8 @@ def _cost_column(rows: pd.DataFrame, asked: str | None) -> str:
 
 def _is_cost(rows: pd.DataFrame, name: str) -> bool:
     numeric = pd.api.types.is_numeric_dtype(rows[name]) and not pd.api.types.is_bool_dtype(rows[name])
-    return numeric and name not in _NO_COST and not name.startswith("recipe_") and bool(_finite(rows[name]).any())
+    setting = name in _NO_COST or name.startswith(("recipe_", "model_"))
+    return numeric and not setting and bool(_finite(rows[name]).any())
 
 
 def _listed(names: list[str]) -> str:
@@ -221,42 +237,45 @@ def images_of(rows: pd.DataFrame, accuracy: str) -> Array:
 
 
 def positions_of(rows: pd.DataFrame) -> Array:
-    """Where each row lies: log2 of depth, width and resolution, then 0 or 1 for each family but the first."""
-    axes = np.log2(rows[list(AXES)].to_numpy(dtype=float, na_value=np.nan))
-    families = pd.get_dummies(rows["family"], dtype=float).to_numpy()[:, 1:]
-    return np.column_stack([axes, families])
+    """Where each row lies: log2 of depth, width and resolution, then 0 or 1 for each kind of model but the first.
+
+    Where a row has no depth or width, multiply-adds take the place of the two.
+    """
+    shaped = rows[["depth", "width"]].notna().to_numpy().all()
+    names = list(AXES) if shaped or "macs_per_image" not in rows else ["macs_per_image", "resolution"]
+    axes = np.log2(rows[names].to_numpy(dtype=float, na_value=np.nan))
+    kinds = pd.get_dummies(pd.Series(codes_of(rows, ["family", "variant"])), dtype=float).to_numpy()[:, 1:]
+    return np.column_stack([axes, kinds])
 
 
 def studies_of(
     evidence: Evidence, accuracy: str, noise_sd: float | None
 ) -> tuple[list[Study], dict[int | None, Noise]]:
-    """One study per budget and family; the noise is pooled over all cells of a budget."""
+    """One study per budget, family and variant; the noise is pooled over all cells of a budget."""
     rows = evidence.rows[_finite(evidence.rows[accuracy])]
     studies: list[Study] = []
     noises: dict[int | None, Noise] = {}
     for budget, part in rows.groupby("epochs", dropna=False):
         name = whole_or_none(budget)
-        grouping = part.groupby(["family", *AXES], dropna=False)
         values = part[accuracy].to_numpy(dtype=float)
-        codes = np.asarray(grouping.ngroup(), dtype=np.int64)
+        codes = codes_of(part, ["family", "variant", *AXES])
         noises[name] = noise_of_cells(values, codes, images_of(part, accuracy), noise_sd, positions_of(part))
         cells = _cells(part, evidence, accuracy, codes, noises[name].sd)
-        families = list(dict.fromkeys(family for family, _ in cells))
-        for family in families:
-            own = {cell.key: cell for owner, cell in cells if owner == family}
-            studies.append(Study(family, name, own, noises[name].df))
+        for kind in sorted({kind for kind, _ in cells}, key=lambda kind: (kind[0] or "", kind[1])):
+            own = {cell.key: cell for owner, cell in cells if owner == kind}
+            studies.append(Study(kind[0], name, own, noises[name].df, kind[1]))
     return studies, noises
 
 
 def _cells(
     part: pd.DataFrame, evidence: Evidence, accuracy: str, codes: Any, sds: Array
-) -> list[tuple[str | None, Cell]]:
-    """Family and cell for each group of `codes`, in the order of the codes."""
+) -> list[tuple[tuple[str | None, str], Cell]]:
+    """Family, variant and cell for each group of `codes`, in the order of the codes."""
     top1 = part[accuracy].to_numpy(dtype=float)
     cost = part[evidence.cost].to_numpy(dtype=float)
     images = images_of(part, accuracy)
     axes = part[list(AXES)].to_numpy(dtype=float)
-    families, seeds = part["family"].tolist(), part["seed"].tolist()
+    families, variants, seeds = part["family"].tolist(), part["variant"].tolist(), part["seed"].tolist()
     cells = []
     for code, members in enumerate(np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])):
         first = members[0]
@@ -264,7 +283,7 @@ def _cells(
         depth, width, resolution = axes[first]
         numbers = (float(cost[members].mean()), float(top1[members].mean()), len(members), float(sds[code]))
         cell = Cell(whole(depth), float(width), whole(resolution), *numbers, float(images[members].mean()), runs)
-        cells.append((None if pd.isna(families[first]) else str(families[first]), cell))
+        cells.append(((None if pd.isna(families[first]) else str(families[first]), variants[first]), cell))
     return cells
 
 

@@ -6,10 +6,11 @@ from typing import Any, cast
 import pandas as pd
 
 from sweep.rules.cells import AXES, Evidence, whole, whole_or_none
+from sweep.rules.variants import model_of_variant
 
-Group = tuple[str | None, int | None]  # family, budget
+Group = tuple[str | None, str, int | None]  # family, variant, budget
 Missing = dict[tuple[float, float], str]  # status by (depth, width)
-_IDENTITY = ["family", *AXES, "epochs", "seed"]
+_IDENTITY = ["family", "variant", *AXES, "epochs", "seed"]
 
 
 def fate_of(planned: pd.DataFrame, table: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
@@ -32,25 +33,27 @@ def _identity(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def coverage(fates: pd.DataFrame) -> list[dict[str, Any]]:
-    """The `coverage` entries: planned, ok and missing by status, for each budget and family."""
+    """The `coverage` entries: planned, ok and missing by status, for each budget, family and variant."""
     entries = []
-    for group_name, part in fates.groupby(["epochs", "family"], dropna=False):
-        epochs, family = cast(tuple[Any, Any], group_name)
+    for group_name, part in fates.groupby(["epochs", "family", "variant"], dropna=False):
+        epochs, family, variant = cast(tuple[Any, Any, str], group_name)
         counts = Counter(part["fate"])
         ok = counts.pop("ok", 0)
-        group = {"family": None if pd.isna(family) else str(family), "budget": whole_or_none(epochs)}
+        kind = {"family": None if pd.isna(family) else str(family), "model": model_of_variant(variant)}
         missing = {str(name): n for name, n in sorted(counts.items())}
-        entries.append({**group, "planned": len(part), "ok": ok, "missing_by_status": missing})
+        entries.append(
+            {**kind, "budget": whole_or_none(epochs), "planned": len(part), "ok": ok, "missing_by_status": missing}
+        )
     return entries
 
 
 def missing_cells(fates: pd.DataFrame) -> dict[Group, dict[float, Missing]]:
-    """For each family and budget, each planned resolution with its cells that have no evidence at all."""
+    """For each family, variant and budget, each planned resolution with its cells that have no evidence at all."""
     found: dict[Group, dict[float, Missing]] = defaultdict(lambda: defaultdict(dict))
     present = set()
-    columns = fates[["family", "epochs", *AXES, "fate"]]
-    for family, epochs, depth, width, resolution, fate in columns.itertuples(index=False):
-        group = (None if pd.isna(family) else str(family), whole_or_none(epochs))
+    columns = fates[["family", "variant", "epochs", *AXES, "fate"]]
+    for family, variant, epochs, depth, width, resolution, fate in columns.itertuples(index=False):
+        group = (None if pd.isna(family) else str(family), str(variant), whole_or_none(epochs))
         cells = found[group][whole(resolution)]
         cell = (whole(depth), float(width))
         if fate == "ok":

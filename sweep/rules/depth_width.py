@@ -84,7 +84,7 @@ def compare(study: Study, resolution: float, missing: Mapping[tuple[float, float
         missing: status of each planned cell, by (depth, width), at this resolution that gave no evidence.
     """
     base = base_cell(study, resolution)
-    entry = {"family": study.family, "budget": study.budget, "resolution": resolution}
+    entry = {**study.named, "resolution": resolution}
     if base is None:
         some = any(cell.resolution == resolution for cell in study.cells.values())
         why = "no cell with deeper and wider neighbours" if some else "no evidence at this resolution"
@@ -152,8 +152,8 @@ def _pair(other: Estimate, difference: Estimate) -> dict[str, Any]:
     return {"other_top1": other.value, "depth_minus_width": difference.value, "ci": interval}
 
 
-def by_budget(entries: list[dict[str, Any]], family: str | None, budget: int | None) -> dict[str, Any]:
-    """The verdict of a budget from its resolutions' entries.
+def by_budget(entries: list[dict[str, Any]], study: Study) -> dict[str, Any]:
+    """The verdict of a budget from the entries of its resolutions.
 
     The common verdict if all resolutions have it; else mixed if both sides occur or Cochran's Q rejects equal gains
     at 5 %; else undetermined. Q = sum of (gain - weighted mean)^2 / SE^2 is chi-squared with k - 1 degrees of
@@ -167,7 +167,7 @@ def by_budget(entries: list[dict[str, Any]], family: str | None, budget: int | N
     elif {"depth", "width"} <= verdicts or p < 0.05:
         verdict = "mixed"
     reason = _why(entries, verdict, p)
-    return {"family": family, "budget": budget, "verdict": verdict, "reason": reason, "q": q, "q_p": p}
+    return {**study.named, "verdict": verdict, "reason": reason, "q": q, "q_p": p}
 
 
 def cochran(entries: list[dict[str, Any]]) -> tuple[float, float]:

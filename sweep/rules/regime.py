@@ -26,8 +26,7 @@ def _regime(heldout: Study, train: Study, base: Cell, cell: Cell) -> dict[str, A
     weights = {cell.key: 1.0, base.key: -1.0}
     inside, outside = train.estimate(weights), heldout.estimate(weights)
     return {
-        "family": heldout.family,
-        "budget": heldout.budget,
+        **heldout.named,
         "depth": cell.depth,
         "width": cell.width,
         "resolution": cell.resolution,

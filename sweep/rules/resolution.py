@@ -24,7 +24,7 @@ _SHOWN = 5  # every fifth level is a row of `path`
 
 def exponent_and_path(study: Study, cost: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The `resolution_exponent` entry of a study and its `path` entries (none without a surface)."""
-    entry: dict[str, Any] = {"family": study.family, "budget": study.budget, "gamma": None, "ci": None}
+    entry: dict[str, Any] = {**study.named, "gamma": None, "ci": None}
     entry |= {
         "compound_rule_gamma": COMPOUND_GAMMA,
         "verdict": "undetermined",
@@ -93,8 +93,7 @@ def _path(study: Study, surface: Surface, path: Array, levels: Array) -> list[di
         beyond = surface.leverage(z) > surface.reach * (1 + 1e-6)
         entries.append(
             {
-                "family": study.family,
-                "budget": study.budget,
+                **study.named,
                 "cost": 2.0 ** float(level),
                 **shape,
                 "top1": top1,

@@ -37,8 +37,7 @@ def _slope(base: Cell, larger: Cell) -> Weights | None:
 def _step(study: Study, base: Cell, larger: Cell) -> dict[str, Any]:
     slope = _slope(base, larger)
     entry: dict[str, Any] = {
-        "family": study.family,
-        "budget": study.budget,
+        **study.named,
         "depth": base.depth,
         "width": base.width,
         "from": base.resolution,

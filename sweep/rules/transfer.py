@@ -15,7 +15,7 @@ _DETERMINED = {"depth", "width"}
 
 
 def transfer(short: Study, long: Study, verdicts: dict[int | None, dict[float, str]]) -> dict[str, Any]:
-    """The `transfer` entry of a short and a long budget of one family.
+    """The `transfer` entry of a short and a long budget of one family and variant.
 
     Args:
         short: the study at the shorter budget.
@@ -23,7 +23,8 @@ def transfer(short: Study, long: Study, verdicts: dict[int | None, dict[float, s
         verdicts: depth-or-width verdicts by budget and resolution.
     """
     keys = sorted(short.cells.keys() & long.cells.keys())
-    entry = {"family": short.family, "from": short.budget, "to": long.budget, "cells": len(keys)}
+    kind = {name: value for name, value in short.named.items() if name != "budget"}
+    entry = {**kind, "from": short.budget, "to": long.budget, "cells": len(keys)}
     flips = _flips(verdicts.get(short.budget, {}), verdicts.get(long.budget, {}))
     if len(keys) < 2:
         nothing = {"kendall_tau": None, "ci": None, "regret_points": None, "seeds": None}

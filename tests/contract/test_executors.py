@@ -218,13 +218,14 @@ def test_leaving_the_context_leaves_no_process_behind(executor, run):
 
 
 @only_ray
-def test_more_than_the_machine_has_is_refused_instead_of_waited_for(executor, work):
+@pytest.mark.parametrize(("wanted", "named"), [({"cpus": 100_000}, "cpu 100000"), ({"cpus": 1, "tpus": 4}, "TPU 4")])
+def test_more_than_the_machine_has_is_refused_instead_of_waited_for(executor, work, wanted, named):
     from sweep.errors import ResourcesError
     from sweep.ray_executor import RayExecutor
 
     (config,) = trials(1)
-    with RayExecutor(cpus=100_000, gpus=0) as greedy:
-        with pytest.raises(ResourcesError, match="one trial asks for cpu 100000, this machine has"):
+    with RayExecutor(**wanted, gpus=0) as greedy:
+        with pytest.raises(ResourcesError, match=f"one trial asks for {named}, this machine has"):
             greedy.run([config], work, Recorder())
         started = descendants(os.getpid())
     assert_ended(pid for pid in started if "ray" in command(pid))

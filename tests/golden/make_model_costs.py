@@ -1,7 +1,8 @@
 """Makes model_costs.json: what the shapes of the paper cost. Run `python tests/golden/make_model_costs.py`.
 
-Every block of every model is built on the meta device and counted by torch's own FlopCounterMode, so neither the
-hooks nor the repeated-block shortcut of `workers.profiling.count_costs` has a part in it. Takes some minutes.
+Every model is built whole on the meta device and counted in another way than `workers.costs.count_costs` does:
+ResNet-RS by torch's own FlopCounterMode, so neither hooks nor the repeated-block shortcut have a part in it;
+EfficientNet by hooks on its convolutions and linear layers instead of FlopCounterMode. Takes some minutes.
 """
 
 import json
@@ -10,8 +11,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from workers.families import BLOCKS
-from workers.model import build_resnet_rs
+from workers.costs import count_modules
+from workers.model import build_efficientnet, build_resnet_rs
+from workers.resnet_rs import BLOCKS
 
 TARGET = Path(__file__).with_name("model_costs.json")
 CLASSES = 1000
@@ -23,12 +25,13 @@ TABLE7 = (
     *((50, 160), (101, 160), (101, 192), (152, 192), (152, 224), (152, 256)),
     *((200, 256), (270, 256), (350, 256), (350, 320), (420, 320)),
 )
+EFFICIENTNET = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
 
 
-def count_whole_model(width, depth, resolutions, classes=CLASSES):
+def count_whole_model(width, depth, resolutions, classes=CLASSES, **switches):
     """Parameters, and forward multiply-adds of one image at each resolution, of the model with all its blocks."""
     with torch.device("meta"):
-        model = build_resnet_rs(width, BLOCKS[depth], classes).eval()
+        model = build_resnet_rs(width, BLOCKS[depth], classes, **switches).eval()
     macs = []
     for resolution in resolutions:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -48,15 +51,23 @@ def rows_of(width, depth, resolutions):
 
 
 def table7():
-    """The rows of table 7."""
+    """The ResNet-RS rows of table 7."""
     depths = sorted({depth for depth, _ in TABLE7})
     return [row for depth in depths for row in rows_of(1.0, depth, [side for other, side in TABLE7 if other == depth])]
+
+
+def efficientnet_row(variant):
+    """One EfficientNet at the resolution of table 7."""
+    with torch.device("meta"):
+        modules = count_modules(build_efficientnet(variant, CLASSES), EFFICIENTNET[variant])
+    params, macs = (sum(module[part] for module in modules) for part in (1, 2))
+    return {"variant": variant, "resolution": EFFICIENTNET[variant], "params": params, "macs_per_image": macs}
 
 
 def main():
     """Write the file, one shape a line."""
     grid = [row for width in WIDTHS for depth in DEPTHS for row in rows_of(width, depth, RESOLUTIONS)]
-    parts = {"paper_grid": grid, "table7": table7()}
+    parts = {"paper_grid": grid, "table7": table7(), "efficientnet": list(map(efficientnet_row, EFFICIENTNET))}
     text = ",\n".join(
         f' "{name}": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for name, rows in parts.items()
     )

@@ -10,34 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from digits_trials import DIGITS, QUICK, REGULARISED, digits_trial
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from workers.contract import DataConfig, EpochMetrics, TrialConfig, TrialResult, TrialStatus
+from workers.contract import DataConfig, EpochMetrics, TrialResult, TrialStatus
 from workers.environment import cpu_model, versions
-from workers.recipe import Cell, resolve
 from workers.trial import main, read_result, run_trial
 
 ROOT = Path(__file__).parents[2]
-DATA = DataConfig("digits", "sklearn-1797", 10, 1078, 0.25)
 TIMES = ("train_seconds", "seconds", "finished_at")
-# Everything with a random state or a state of its own: averaged weights, dropout, dropped blocks, augmentation.
-REGULARISED = {
-    "batch_size": 256,
-    "bn_batch": 128,
-    "ema_decay": 0.9,
-    "dropout": 0.2,
-    "stochastic_depth": 0.2,
-    "crop_min_area": 0.5,
-    "randaugment_layers": 1,
-    "randaugment_magnitude": 5,
-}
-QUICK = {"batch_size": 256, "bn_batch": 128}  # where the accuracy does not matter
-
-
-def config_of(epochs=2, seed=0, data=DATA, device="cpu", **overrides):
-    recipe = resolve("small", Cell(0.0625, 26, 16, epochs), overrides)
-    return TrialConfig("a-trial", "resnet_rs", 0.0625, 26, 16, epochs, seed, recipe, data, device)
 
 
 def outcome(result):
@@ -75,7 +57,7 @@ class Stop:
 def finished(tmp_path_factory):
     """A trial of three epochs, nothing in its way: its work folder and result."""
     work = tmp_path_factory.mktemp("finished")
-    return work, run_trial(config_of(epochs=3), work)
+    return work, run_trial(digits_trial(epochs=3), work)
 
 
 def test_a_trial_learns_the_digits_and_trains_all_its_epochs(finished):
@@ -119,17 +101,17 @@ def test_the_result_is_in_the_folder_and_the_checkpoints_are_gone(finished):
 def test_a_finished_result_is_returned_without_training(finished):
     work, result = finished
     stop = Stop()
-    assert run_trial(config_of(epochs=3), work, stop) == result
+    assert run_trial(digits_trial(epochs=3), work, stop) == result
     assert stop.epochs == []
 
 
 def test_a_seed_gives_the_same_result_twice_and_another_seed_another(finished, tmp_path):
     _, result = finished
-    again = run_trial(config_of(epochs=3), tmp_path / "again")
+    again = run_trial(digits_trial(epochs=3), tmp_path / "again")
     assert outcome(again) == outcome(result)
     other = Stop(1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        run_trial(config_of(epochs=3, seed=1), tmp_path / "other", other)
+        run_trial(digits_trial(epochs=3, seed=1), tmp_path / "other", other)
     assert other.epochs[0].train_loss != result.history[0].train_loss
 
 
@@ -137,16 +119,16 @@ def test_a_seed_gives_the_same_result_twice_and_another_seed_another(finished, t
 def test_a_damaged_result_trains_again(tmp_path, damage):
     (tmp_path / "result.json").write_text(damage)
     stop = Stop()
-    result = run_trial(config_of(epochs=1, **QUICK), tmp_path, stop)
+    result = run_trial(digits_trial(epochs=1, **QUICK), tmp_path, stop)
     assert result.status is TrialStatus.OK
     assert stop.numbers == [1]
     assert read_result(tmp_path) == result
 
 
 def test_the_result_of_another_trial_is_not_taken(tmp_path):
-    run_trial(config_of(epochs=1, **QUICK), tmp_path)
+    run_trial(digits_trial(epochs=1, **QUICK), tmp_path)
     stop = Stop()
-    result = run_trial(dataclasses.replace(config_of(epochs=1, **QUICK), trial_id="other"), tmp_path, stop)
+    result = run_trial(dataclasses.replace(digits_trial(epochs=1, **QUICK), trial_id="other"), tmp_path, stop)
     assert (result.trial_id, stop.numbers) == ("other", [1])
 
 
@@ -157,7 +139,7 @@ def test_the_result_of_another_trial_is_not_taken(tmp_path):
     ("overrides", "interrupted_after"), [(QUICK, (1, 2, 3)), (REGULARISED, (1,))], ids=["plain", "regularised"]
 )
 def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_it_had_not_been(tmp_path, overrides, interrupted_after):
-    config = config_of(epochs=3, **overrides)
+    config = digits_trial(epochs=3, **overrides)
     whole = run_trial(config, tmp_path / "whole")
     assert whole.status is TrialStatus.OK
     for after in interrupted_after:
@@ -174,7 +156,7 @@ def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_it_had_not_been(t
 
 
 def test_every_epoch_interrupted_it_still_ends_as_if_it_had_not_been(tmp_path, finished):
-    config = config_of(epochs=3)
+    config = digits_trial(epochs=3)
     for after in (1, 2, 3):
         with pytest.raises(KeyboardInterrupt):
             run_trial(config, tmp_path, Stop(after, KeyboardInterrupt()))
@@ -186,7 +168,7 @@ def test_every_epoch_interrupted_it_still_ends_as_if_it_had_not_been(tmp_path, f
 
 @pytest.mark.filterwarnings("ignore:.*damaged checkpoint passed over")
 def test_with_its_checkpoints_damaged_it_ends_the_same(tmp_path):
-    config = config_of(epochs=3, **QUICK)
+    config = digits_trial(epochs=3, **QUICK)
     whole = run_trial(config, tmp_path / "whole")
     for damaged, trained_again in ((1, [2, 3]), (2, [1, 2, 3])):
         work = tmp_path / str(damaged)
@@ -200,9 +182,9 @@ def test_with_its_checkpoints_damaged_it_ends_the_same(tmp_path):
 
 
 def test_the_checkpoints_of_another_trial_are_not_gone_on_from(tmp_path):
-    config = config_of(epochs=2, **QUICK)
+    config = digits_trial(epochs=2, **QUICK)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(config_of(epochs=4, seed=1, **QUICK), tmp_path / "used", Stop(3, KeyboardInterrupt()))
+        run_trial(digits_trial(epochs=4, seed=1, **QUICK), tmp_path / "used", Stop(3, KeyboardInterrupt()))
     stop = Stop(1, KeyboardInterrupt())
     other = dataclasses.replace(config, trial_id="other")
     with pytest.raises(KeyboardInterrupt):
@@ -226,21 +208,21 @@ def test_the_checkpoints_of_another_trial_are_not_gone_on_from(tmp_path):
             TrialStatus.DIVERGED,
             r"the validation loss is nan after the last epoch",
         ),
-        ({"device": "abacus"}, TrialStatus.INVALID, r"device 'abacus' is unknown; cpu or cuda"),
+        ({"device": "abacus"}, TrialStatus.INVALID, r"device 'abacus' is unknown; known: cpu, cuda, xla"),
         (
             {"data": DataConfig("folder", "mine", 3, None, 0.25, "/nonexistent/digits")},
             TrialStatus.DATA_ERROR,
             r"/nonexistent/digits/train: no such folder; .*",
         ),
-        ({"data": dataclasses.replace(DATA, classes=5)}, TrialStatus.DATA_ERROR, r"digits: 10 classes, expected 5"),
+        ({"data": dataclasses.replace(DIGITS, classes=5)}, TrialStatus.DATA_ERROR, r"digits: 10 classes, expected 5"),
         ({"batch_size": 2048, "bn_batch": 2048}, TrialStatus.DATA_ERROR, r"1079 training images are fewer than .*"),
-        ({"data": dataclasses.replace(DATA, minival=0.0)}, TrialStatus.INVALID, r"minival 0.0 is not in \(0, 1\)"),
+        ({"data": dataclasses.replace(DIGITS, minival=0.0)}, TrialStatus.INVALID, r"minival 0.0 is not in \(0, 1\)"),
         ({"epochs": 0}, TrialStatus.INVALID, r"epochs 0 is below 1"),
     ],
     ids=["diverged", "diverged at the end", "device", "no data", "classes", "batch", "minival", "epochs"],
 )
 def test_a_known_failure_is_a_result_with_its_status_and_one_line(tmp_path, options, status, error):
-    result = run_trial(config_of(**options), tmp_path)
+    result = run_trial(digits_trial(**options), tmp_path)
     assert result.status is status
     assert re.fullmatch(error, result.error)
     assert read_result(tmp_path) == result
@@ -257,29 +239,29 @@ def test_a_known_failure_is_a_result_with_its_status_and_one_line(tmp_path, opti
     ],
 )
 def test_a_shape_that_cannot_be_built_is_invalid(tmp_path, shape, error):
-    result = run_trial(dataclasses.replace(config_of(), **shape), tmp_path)
+    result = run_trial(dataclasses.replace(digits_trial(), **shape), tmp_path)
     assert result.status is TrialStatus.INVALID
     assert result.error.startswith(error)
 
 
 def test_a_model_that_does_not_fit_into_memory_is_out_of_memory(tmp_path):
     # Its second convolution alone, 180 TB, is larger than a process can address.
-    result = run_trial(dataclasses.replace(config_of(), width=70_000.0), tmp_path)
+    result = run_trial(dataclasses.replace(digits_trial(), width=70_000.0), tmp_path)
     assert result.status is TrialStatus.OOM
     assert "can't allocate memory" in result.error
 
 
 def test_any_other_exception_is_a_crash_with_one_line_and_the_epochs_so_far(tmp_path):
-    result = run_trial(config_of(**QUICK), tmp_path, Stop(1, RuntimeError("one\n  thing\nor another")))
+    result = run_trial(digits_trial(**QUICK), tmp_path, Stop(1, RuntimeError("one\n  thing\nor another")))
     assert (result.status, result.error) == (TrialStatus.CRASHED, "RuntimeError: one thing or another")
     assert [epoch.epoch for epoch in result.history] == [1]
     assert checkpoints(tmp_path)  # kept, to go on from
-    silent = run_trial(config_of(**QUICK), tmp_path, Stop(2, AssertionError()))
+    silent = run_trial(digits_trial(**QUICK), tmp_path, Stop(2, AssertionError()))
     assert silent.error == "AssertionError"
 
 
 def test_a_failed_trial_run_again_goes_on_and_counts_its_attempts(tmp_path):
-    config = config_of(**QUICK)
+    config = digits_trial(**QUICK)
     failed = [run_trial(dataclasses.replace(config, device="abacus"), tmp_path) for _ in range(2)]
     failed.append(run_trial(config, tmp_path, Stop(1, RuntimeError("x"))))
     stop = Stop()
@@ -297,7 +279,7 @@ def test_a_corrupt_image_is_a_data_error_that_names_its_file_in_one_line(tmp_pat
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray((source.images[index] * 15).astype("uint8")).save(folder / f"{number}.png")
     data = DataConfig("folder", "mine", 2, None, 0.25, str(tmp_path / "data"))
-    config = config_of(epochs=1, data=data, batch_size=8, bn_batch=8)
+    config = digits_trial(epochs=1, data=data, batch_size=8, bn_batch=8)
     assert run_trial(config, tmp_path / "good").status is TrialStatus.OK
     bad = tmp_path / "data" / "val" / "1" / "18.png"
     bad.write_bytes(b"not an image")
@@ -332,7 +314,7 @@ def started(config, folder, work, **environment):
 
 
 def test_killed_in_mid_training_and_resumed_it_ends_as_if_it_had_not_been(tmp_path, finished):
-    config, work, stop = config_of(epochs=3), tmp_path / "work", Stop()
+    config, work, stop = digits_trial(epochs=3), tmp_path / "work", Stop()
     process = started(config, tmp_path, work)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -368,7 +350,7 @@ def test_alone_on_a_bare_machine_it_runs_while_a_second_process_waits_for_its_fo
             [sys.executable, "-c", f"import {name}"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
         assert f"No module named '{name}'" in probe.stderr
-    config, work, stop = config_of(epochs=3), tmp_path / "work", Stop()
+    config, work, stop = digits_trial(epochs=3), tmp_path / "work", Stop()
     process = started(config, tmp_path, work, PYTHONPATH=str(bare))
     with (work / "lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -385,7 +367,7 @@ def test_alone_on_a_bare_machine_it_runs_while_a_second_process_waits_for_its_fo
 
 
 def test_the_command_of_a_failing_trial_ends_with_1_and_one_line(tmp_path, capsys):
-    config = config_of(epochs=1, learning_rate=1e30)
+    config = digits_trial(epochs=1, learning_rate=1e30)
     assert main(["--config", str(written(config, tmp_path)), "--work", str(tmp_path / "work")]) == 1
     assert capsys.readouterr().err == "a-trial: diverged: the training loss became nan in epoch 1\n"
     assert read_result(tmp_path / "work").status is TrialStatus.DIVERGED
@@ -399,7 +381,7 @@ def test_the_command_of_a_failing_trial_ends_with_1_and_one_line(tmp_path, capsy
         (b"{,}", "not a trial configuration"),
         (b"\xff\xfe\x00", "can't decode"),
         (b'{"trial_id": "x"}', "not a trial configuration"),
-        (json.dumps({**json.loads(config_of().to_json()), "colour": 1}).encode(), "colour"),
+        (json.dumps({**json.loads(digits_trial().to_json()), "colour": 1}).encode(), "colour"),
     ],
     ids=["absent", "empty", "not JSON", "not text", "incomplete", "unknown field"],
 )
@@ -416,7 +398,7 @@ def test_the_command_with_bad_input_ends_with_2_and_one_line_and_makes_no_folder
 
 
 def test_the_command_with_a_work_folder_that_is_a_file_ends_with_2_and_one_line(tmp_path, capsys):
-    path = written(config_of(), tmp_path)
+    path = written(digits_trial(), tmp_path)
     assert main(["--config", str(path), "--work", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sweep.errors import SpaceError
 from sweep.space import dump_space, load_space
 from sweep.trials import trials_of
-from workers.families import BLOCKS
 from workers.recipe import OVERRIDABLE
+from workers.resnet_rs import BLOCKS
 
 GOOD = {
     "sweep": "a",
@@ -25,10 +25,17 @@ GOOD = {
     "seeds": [0, 1],
     "limits": {"macs_per_image": [0, 60e9]},
     "exclude": [{"width": 0.5, "epochs": 3}],
-    "resources": {"cpu": 1, "precision": "float32"},
+    "resources": {"cpu": 1, "precision": "float32", "devices": 1, "compile": "auto"},
+    "model": {"se": False},
+    "checkpoints": {"every_minutes": 5, "keep_weights": False},
+    "hung_after_minutes": 30,
+    "plugins": [],
 }
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-KNOWN = {"root", "classes", "version", "params", "depth", "resolution", "gpu", *OVERRIDABLE}
+KNOWN = {
+    "root", "classes", "version", "cache", "unreadable", "download", "params", "depth", "resolution", "gpu", "tpu",
+    "micro_batch", "loader_workers", "quota_gb", "resnet_d", "stem_pool", *OVERRIDABLE,
+}  # fmt: skip
 PLACE = re.compile(r"^.*\.yaml:\d+: .+$")
 
 
@@ -169,8 +176,22 @@ valid = st.fixed_dictionaries(
             st.fixed_dictionaries({"width": widths}, optional={"depth": depths, "epochs": epochs}), max_size=2
         ),
         "resources": st.fixed_dictionaries(
-            {}, optional={"cpu": st.integers(1, 64), "gpu": st.floats(0, 8), "precision": st.just("bfloat16")}
+            {},
+            optional={
+                "cpu": st.integers(1, 64),
+                "gpu": st.floats(0, 8),
+                "precision": st.just("bfloat16"),
+                "compile": st.booleans() | st.sampled_from(["auto", "on", "off"]),
+                "loader_workers": st.integers(0, 64),
+            },
         ),
+        "model": st.fixed_dictionaries(
+            {}, optional={"se": st.booleans(), "stem_pool": st.sampled_from(["conv", "max"])}
+        ),
+        "checkpoints": st.fixed_dictionaries(
+            {}, optional={"every_minutes": st.floats(0.01, 1e6), "quota_gb": st.integers(1, 99)}
+        ),
+        "hung_after_minutes": st.integers(1, 1000),
     },
 )
 

@@ -32,6 +32,7 @@ data: {name: digits}
 recipe: {name: small, batch_size: 256, bn_batch: 128}
 axes: {width: [0.125], depth: [26], resolution: [16], epochs: [2, 10]}
 exclude: [{epochs: 3}]
+checkpoints: {keep_weights: true}
 """
 
 
@@ -211,6 +212,16 @@ def test_a_report_names_its_files_and_pictures_are_drawn_where_asked(real, sweep
         assert code == 0
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
         (tmp_path / "a.png").unlink()
+
+
+def test_a_finished_trial_is_exported_by_the_beginning_of_its_id(real, sweep, tmp_path):
+    trial = trials_of(load_space(real.folder / "tiny.yaml"))[0]
+    code, out, err = sweep("export", trial.trial_id[:6], "--sweep", "tiny", *results_of(real), "--out", tmp_path / "m")
+    assert (code, out) == (0, f"{tmp_path}/m\n"), err
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"config.json", "model.safetensors"}
+    described = json.loads((tmp_path / "m/config.json").read_text())
+    assert described["row"]["trial_id"] == trial.trial_id
+    assert described["num_classes"] == 10
 
 
 def test_dumped_trials_load_and_are_those_of_the_plan(sweep, space, tmp_path):

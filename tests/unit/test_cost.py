@@ -8,8 +8,9 @@ from sweep import cost
 from sweep.space import SweepSpec
 from sweep.table import write_records
 from sweep.trials import trials_of
+from workers.costs import Costs
 from workers.environment import versions
-from workers.profiling import Costs, Measurement
+from workers.profiling import Measurement
 
 MEASUREMENT = Measurement(40.0, 1.0, 1.5, 2.5, 123_456_789_012, "a device")
 SLOWER = Measurement(50.0, 9.0, 9.5, 9.9, 1, "a device")
@@ -62,6 +63,19 @@ def test_counts_are_those_of_the_model():
 def test_two_budgets_and_seeds_of_one_shape_are_one_measurement():
     assert cost.shape_id(config_of(epochs=1)) == cost.shape_id(config_of(epochs=3, seeds=[7]))
     assert cost.shape_id(config_of({"name": "small", "learning_rate": 0.3})) == cost.shape_id(config_of())
+    assert cost.shape_id(config_of({"name": "small", "test_resolution": 16})) == cost.shape_id(config_of())
+    assert cost.shape_id(config_of(resources={"loader_workers": 2}, hung_after_minutes=1)) == cost.shape_id(config_of())
+
+
+def test_other_families_are_counted_by_their_own_arguments():
+    small, large = (
+        config_of(family="efficientnet", axes={"variant": [variant], "resolution": [32], "epochs": [1]})
+        for variant in ("b0", "b1")
+    )
+    assert cost.shape_id(small) != cost.shape_id(large)
+    assert cost.count(small).params < cost.count(large).params
+    (named,) = {cost.count(config_of(family="timm:resnet18", axes={"resolution": [32], "epochs": [1]})).params}
+    assert named > 11_000_000
 
 
 CHANGES = [
@@ -76,6 +90,13 @@ CHANGES = [
     {"resources": {"gpu": 1}},
     {"resources": {"precision": "bfloat16"}},
     {"data": {**UNKNOWN_SIZE, "classes": 100}},
+    {"model": {"se": False}},
+    {"recipe": {"name": "small", "test_resolution": 32}},
+    {"recipe": {"name": "small", "optimizer": "lamb"}},
+    {"recipe": {"name": "small", "mixup_alpha": 0.1}},
+    {"recipe": {"name": "small", "bn_batch": 16}, "resources": {"devices": 2}},
+    {"resources": {"micro_batch": 32}},
+    {"resources": {"compile": "on"}},
 ]
 
 

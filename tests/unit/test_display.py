@@ -73,6 +73,26 @@ def test_csv_without_rows_is_no_table(capsys):
     assert capsys.readouterr().out.strip() == ""
 
 
+def test_models_with_long_names_are_folded_into_the_width_of_the_page(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "sweep: a\ndata: {name: digits}\nrecipe: small\nfamily: timm:efficientnetv2_rw_t\n"
+        "axes: {resolution: [64], epochs: [100000]}\n"
+    )
+    value = plan_of(path)
+    trial = value["trials"][0]
+    member = {**trial, "top1": 99.5, "top1_se": 0.1, "cost": 123456.0, "p_on_front": 1.0}
+    front = {
+        "sweep": "a", "budget": 100_000, "cost": "train_step_ms", "accuracy_column": "minival_top1", "considered": 1,
+        "excluded": {}, "front": [member], "recommended": [member], "speedups": [],
+    }  # fmt: skip
+    for render, shown in ((display.plan_table, value), (display.front_tables, front)):
+        long = [{**t, "model": {"one_argument": "with_a_long_value", "another": 3}} for t in (trial, member)]
+        text = " ".join(drawn(render, shown))
+        assert "efficientnetv2_rw_t" in text
+        drawn(render, {**shown, "trials": long[:1], "front": long[1:]})
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "-"), (0, "0"), (12.345, "12.3"), (999.4, "999"), (999.9, "1 k"), (1000, "1 k"), (999_999, "1 M"),

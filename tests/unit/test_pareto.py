@@ -137,7 +137,7 @@ def test_speedups_interpolate_log_cost_and_never_extrapolate():
     rows = table((10, 70), (40, 80), (60, 75), (5, 60), (90, 90))
     rows["family"] = ["ours", "ours", "theirs", "theirs", "theirs"]
     (only,) = pareto(rows, compare="theirs")["speedups"]
-    assert (only["than"], only["at_top1"]) == ("t2", 75)
+    assert (only["than"], only["trial_id"], only["at_top1"]) == ("d3 w1 32px", "t2", 75)
     assert only["times_faster"] == pytest.approx(60 / 20)  # halfway between 10 and 40 in log cost
     assert only["ci"][0] < 3 < only["ci"][1]
 

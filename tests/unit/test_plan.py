@@ -4,7 +4,7 @@ from sweep.plan import EXCLUDED, PlanStatus, RowState, longest_first, make_plan,
 from sweep.space import SweepSpec
 from sweep.trials import trials_of
 from workers.contract import TrialStatus
-from workers.profiling import Costs
+from workers.costs import Costs
 
 AXES = {"width": [0.25, 0.5], "depth": [26, 50], "resolution": [16], "epochs": [1, 10]}
 
@@ -79,6 +79,23 @@ def test_excluded_cells_say_by_which_rule():
     assert len(plan.to_run) == 4
 
 
+def test_cells_are_excluded_by_any_argument_of_the_family():
+    axes = {"variant": ["b0", "b1"], "resolution": [32, 64], "epochs": [1]}
+    spec = space(family="efficientnet", axes=axes, exclude=[{"variant": "b1", "resolution": 64}])
+    assert [trial.reason for trial in planned(spec).trials] == [None] * 3 + ["exclude: resolution 64, variant b1"]
+    switched = space(axes={**AXES, "se": [True, False]}, exclude=[{"se": False, "width": 0.5}, {"stem_pool": "max"}])
+    reasons = [trial.reason for trial in planned(switched).trials if trial.reason]
+    assert reasons == ["exclude: width 0.5, se off"] * 4
+
+
+def test_json_of_models_without_width_and_depth_says_so_and_names_their_arguments():
+    axes = {"variant": ["b4"], "resolution": [32], "epochs": [1]}
+    plan = planned(space(family="efficientnet", axes=axes))
+    (trial,) = plan_json(plan, lambda config: Costs(1, 2), lambda config: None)["trials"]
+    assert (trial["family"], trial["width"], trial["depth"]) == ("efficientnet", None, None)
+    assert trial["model"] == {"variant": "b4"}
+
+
 def test_limits_exclude_on_both_sides_and_say_why():
     plan = planned(space(limits={"macs_per_image": [20_000, 70_000]}), costs=costs_of)
     assert [(t.config.width, t.config.depth, t.reason) for t in plan.with_status(PlanStatus.EXCLUDED)] == [
@@ -145,6 +162,7 @@ def test_json_has_every_trial_with_its_costs_and_the_totals():
         *["excluded"] * 4,
     ]
     first = value["trials"][0]
+    assert first["model"] == {"se": True, "resnet_d": True, "stem_pool": "conv"}
     assert {k: first[k] for k in ("family", "width", "depth", "resolution", "epochs", "seed", "recipe")} == {
         "family": "resnet_rs", "width": 0.25, "depth": 26, "resolution": 16, "epochs": 1, "seed": 0, "recipe": "small",
     }  # fmt: skip

@@ -3,24 +3,26 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from sweep.errors import RefusedError
+from sweep.errors import DamagedTableError, RefusedError
 from sweep.layout import SweepFolder
+from sweep.naming import model_of
 from sweep.plan import EXCLUDED, RowState
 from sweep.rows import (
     cell_columns,
     commit,
     cost_columns,
     excluded_row,
+    keep_planned,
     read_history,
     read_row,
     read_states,
     result_columns,
 )
 from sweep.space import SweepSpec
-from sweep.table import read_table
+from sweep.table import read_records, read_table
 from sweep.trials import trials_of
 from workers.contract import EpochMetrics, TrialResult, TrialStatus
-from workers.profiling import Costs
+from workers.costs import Costs
 
 SPACE = {
     "sweep": "a",
@@ -61,10 +63,30 @@ def test_a_good_row_says_what_it_was_what_it_cost_and_what_came_out(folder):
         "dataset": "digits sklearn-1797", "protocol": "independent", "source": "measured", "status": "ok",
         "attempts": 2, "epochs_done": 2, "minival_top1": 42.25, "train_top1": 52.5, "val_top1": 90.5, "val_loss": 0.5,
         "params": 1000, "macs_per_image": 5000, "train_flops": 6 * 5000 * 1078 * 2, "train_step_ms": 4.5,
-        "batch_size": 32, "micro_batch": 32, "device": "a cpu", "precision": "float32", "host": "h",
+        "batch_size": 32, "micro_batch": 32, "device": "a cpu", "precision": "float32", "host": "h", "ranks": 1,
+        "model_se": True, "model_stem_pool": "conv",
     }  # fmt: skip
     assert {name: row[name] for name in wanted} == wanted
     assert pd.isna(row["error"])
+
+
+def test_the_precision_is_that_which_the_device_had_and_skipped_images_are_counted(folder):
+    commit(folder, row_of(dataclasses.replace(OK, precision="float16", skipped_images=3)), HISTORY)
+    row = read_row(folder.row(CONFIG.trial_id))
+    assert (row["precision"], row["skipped_images"]) == ("float16", 3)
+
+
+def test_planned_trials_read_back_with_their_arguments(folder):
+    space = {**SPACE, "family": "efficientnet", "axes": {"variant": ["b0"], "resolution": [16, 32], "epochs": [2]}}
+    for trials in ([CONFIG], trials_of(SweepSpec.model_validate(space))):
+        keep_planned(folder, trials)
+        rows = read_records(folder.planned).to_dict("records")
+        assert [row["trial_id"] for row in rows] == [trial.trial_id for trial in trials]
+        assert [model_of(row) for row in rows] == [trial.model for trial in trials]
+        assert [row["depth"] for row in rows] == [trial.depth for trial in trials]
+    folder.planned.write_bytes(b"PAR1")
+    with pytest.raises(DamagedTableError, match=r"planned.parquet: damaged .*`sweep run` makes it again"):
+        read_records(folder.planned)
 
 
 def test_every_value_of_the_recipe_is_in_the_row():

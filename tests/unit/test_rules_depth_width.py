@@ -9,7 +9,7 @@ import pytest
 
 from sweep.errors import TableError
 from sweep.rules import rules
-from sweep.rules.cells import Cell
+from sweep.rules.cells import Cell, Study
 from sweep.rules.depth_width import by_budget, integral_weights, nodes_of, weights_at
 from sweep.table import read_table
 
@@ -142,7 +142,7 @@ def test_by_budget_needs_all_resolutions_or_calls_it_mixed():
             {"verdict": side, "gain_points": gains[side], "se": se, "df": math.inf, "resolution": i}
             for i, side in enumerate(sides)
         ]
-        return by_budget(entries, "f", 3)["verdict"]
+        return by_budget(entries, Study("f", 3, {}, math.inf))["verdict"]
 
     assert of("depth", "depth") == "depth"
     assert of("width", "width") == "width"
@@ -157,8 +157,8 @@ def test_q_allows_for_noise_estimated_from_few_seeds():
         {"verdict": "undetermined", "gain_points": gain, "se": 0.1, "df": df, "resolution": 0}
         for gain, df in ((0.0, 2), (0.3, 2))
     ]
-    few = by_budget(entries, "f", 3)
-    many = by_budget([e | {"df": math.inf} for e in entries], "f", 3)
+    few = by_budget(entries, Study("f", 3, {}, math.inf))
+    many = by_budget([e | {"df": math.inf} for e in entries], Study("f", 3, {}, math.inf))
     assert few["q"] == pytest.approx(many["q"]) == pytest.approx(4.5)
     assert (few["verdict"], many["verdict"]) == ("undetermined", "mixed")
 
@@ -183,12 +183,13 @@ def test_coverage_counts_every_planned_trial_once():
     assert result["coverage"] == [
         {
             "family": "f",
+            "model": {},
             "budget": 3,
             "planned": 5,
             "ok": 3,
             "missing_by_status": {"no train_step_ms": 1, "oom": 1},
         },
-        {"family": "f", "budget": 9, "planned": 3, "ok": 0, "missing_by_status": {"not run": 3}},
+        {"family": "f", "model": {}, "budget": 9, "planned": 3, "ok": 0, "missing_by_status": {"not run": 3}},
     ]
     assert [c["status"] for c in result["depth_vs_width"][0]["missing"]] == ["no train_step_ms", "oom"]
     # Without ids the cells themselves are compared.

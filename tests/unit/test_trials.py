@@ -8,13 +8,20 @@ import pytest
 import yaml
 
 from sweep import trials
+from sweep.data_paths import DataPaths
 from sweep.space import SweepSpec, load_space
-from sweep.trials import label, trial_id, trials_of
+from sweep.trials import identity, trial_id, trials_of
+from workers.contract import Execution
 from workers.recipe import OVERRIDABLE
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 # Pinned: a change here makes every result on disk unknown, and is right only together with a new OUTCOME_VERSION.
-PINNED = {"quickstart": (36, "b7747fe2a2da", "1f44695f38d2"), "paper_grid": (525, "517f4779b0f0", "ce2a3576aedb")}
+PINNED = {
+    "quickstart": (36, "11ac9858e740", "78e389149035"),
+    "paper_grid": (525, "ca4062b898bb", "c60c677a2548"),
+    "efficientnet": (22, "39c081868e9a", "452452efb10d"),
+    "rsb_a2": (3, "132769e4af00", "1f31ac7a4f9e"),
+}
 SPACE = {
     "sweep": "a",
     "data": {"name": "digits"},
@@ -63,10 +70,10 @@ def test_names_paths_and_spelling_are_not_part_of_an_id(tmp_path):
     assert [trial.trial_id for trial in trials_of(load_space(backwards))] == wanted
 
 
-def test_the_datas_folder_is_no_part_of_an_id(config):
-    spec = SweepSpec.model_validate(SPACE)
-    assert trials_of(spec, "/somewhere")[0].data.root == "/somewhere"
-    assert trials_of(spec, "/somewhere")[0].trial_id == trials_of(spec, None)[0].trial_id == config.trial_id
+def test_the_datas_folders_are_no_part_of_an_id(config):
+    (here,) = trials_of(SweepSpec.model_validate(SPACE), DataPaths("/somewhere", "/cache"))
+    assert (here.data.root, here.data.cache) == ("/somewhere", "/cache")
+    assert here.trial_id == config.trial_id
 
 
 @pytest.mark.parametrize(("whole", "real"), [("1", "1.0"), ("2", "2.00")])
@@ -84,31 +91,78 @@ def test_one_and_one_point_nought_are_the_same(tmp_path, whole, real):
 
 RECIPE_CHANGES = {
     "batch_size": 64, "bn_batch": 16, "learning_rate": 0.3, "warmup_epochs": 0.7, "weight_decay": 1e-3,
-    "momentum": 0.8, "nesterov": False, "label_smoothing": 0.2, "ema_decay": 0.99, "dropout": 0.1,
-    "stochastic_depth": 0.1, "randaugment_layers": 1, "randaugment_magnitude": 3, "crop_min_area": 0.5,
-    "horizontal_flip": 0.25, "eval_crop": 0.875,
+    "optimizer": "lamb", "schedule": "step", "momentum": 0.8, "nesterov": False, "decay_biases": True, "loss": "bce",
+    "bce_threshold": 0.2, "label_smoothing": 0.2, "mixup_alpha": 0.1, "cutmix_alpha": 1.0, "ema_decay": 0.99,
+    "dropout": 0.1, "stochastic_depth": 0.1, "randaugment_layers": 1, "randaugment_magnitude": 3,
+    "randaugment_std": 0.5, "randaugment_increasing": True, "repeated_augmentation": 3, "crop_min_area": 0.5,
+    "horizontal_flip": 0.25, "eval_crop": 0.875, "test_resolution": 64,
 }  # fmt: skip
 CONFIG_CHANGES = {
-    "family": "other", "width": 0.25, "depth": 26, "resolution": 16, "epochs": 1, "seed": 1, "precision": "bfloat16",
-    "threads": 2, "protocol": "branched",
+    "family": "efficientnet", "width": 0.25, "depth": 26, "model": {"se": False}, "resolution": 16, "epochs": 1,
+    "seed": 1, "precision": "bfloat16", "threads": 2, "protocol": "branched",
 }  # fmt: skip
-DATA_CHANGES = {"name": "other", "version": "2", "classes": 11, "minival": 0.2}
+DATA_CHANGES = {"name": "other", "version": "2", "classes": 11, "minival": 0.2, "cache_side": 64, "unreadable": "skip"}
+OUT_OF_DATA = {"root": "/x", "train_images": 1, "cache": "/y", "download": True}
+OUT = {"device": "cuda", "plugins": ("/nowhere.py",), "execution": Execution(ranks=2, compile="on", keep_weights=True)}
 
 
 def test_the_changes_below_cover_every_field(config):
     """A new field of a trial has to be put into the identity, or among those that are left out on purpose."""
+    fields = {field.name for field in dataclasses.fields(config)}
     assert set(RECIPE_CHANGES) == set(OVERRIDABLE)
-    left_out = {"trial_id", "device", "recipe", "data"}
-    assert set(CONFIG_CHANGES) == {field.name for field in dataclasses.fields(config)} - left_out
-    assert set(DATA_CHANGES) == {field.name for field in dataclasses.fields(config.data)} - {"root", "train_images"}
+    assert set(CONFIG_CHANGES) | set(OUT) == fields - {"trial_id", "recipe", "data"}
+    assert set(DATA_CHANGES) | set(OUT_OF_DATA) == {field.name for field in dataclasses.fields(config.data)}
+
+
+@pytest.mark.parametrize("field", OUT)
+def test_how_a_trial_is_executed_is_no_part_of_its_id(config, field):
+    assert trial_id(dataclasses.replace(config, **{field: OUT[field]})) == config.trial_id
+
+
+@pytest.mark.parametrize("field", OUT_OF_DATA)
+def test_where_the_data_lie_is_no_part_of_an_id(config, field):
+    data = dataclasses.replace(config.data, **{field: OUT_OF_DATA[field]})
+    assert trial_id(dataclasses.replace(config, data=data)) == config.trial_id
+
+
+def test_values_that_every_recipe_has_by_default_are_left_out_so_that_new_ones_change_no_id(config):
+    kept = identity(config)["recipe"]
+    assert {"name", "batch_size", "learning_rate", "label_smoothing"} <= kept.keys()
+    assert not {"mixup_alpha", "momentum", "optimizer"} & kept.keys()
+
+
+def test_arguments_that_are_spelt_out_or_left_to_the_family_give_the_same_id():
+    spelt = {"se": True, "stem_pool": "conv"}
+    assert ids(model=spelt) == ids()
+    assert ids(axes={**SPACE["axes"], "se": [True]}) == ids()
+    assert ids(axes={**SPACE["axes"], "se": [False]}) == ids(model={"se": False}) != ids()
+    without_width = {name: values for name, values in SPACE["axes"].items() if name != "width"}
+    assert ids(axes=without_width, model={"width": 0.5}) == ids()
+
+
+PLUGIN = """
+from workers.families import Argument, Family
+FAMILIES = [Family("mine", {"layers": Argument(int, "layers")}, build=print, version=%r)]
+"""
+
+
+def test_the_familys_version_changes_the_id_and_the_plugins_path_does_not(tmp_path):
+    made = []
+    for name, version in (("a", "1"), ("b", "1"), ("c", "2")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(PLUGIN % version)
+        axes = {"layers": [3], "resolution": [32], "epochs": [3]}
+        made += ids(family="mine", axes=axes, plugins=[str(path)])
+    assert made[0] == made[1] != made[2]
 
 
 @pytest.mark.parametrize("field", [*RECIPE_CHANGES, "name"])
 def test_every_value_of_the_recipe_changes_the_id(config, field):
     value = RECIPE_CHANGES.get(field, "other")
-    assert getattr(config.recipe, field) != value
-    recipe = dataclasses.replace(config.recipe, **{field: value})
-    assert trial_id(dataclasses.replace(config, recipe=recipe)) != config.trial_id
+    recipe = dataclasses.replace(config.recipe, **({"loss": "bce"} if field == "bce_threshold" else {}))
+    assert getattr(recipe, field) != value
+    before, after = recipe, dataclasses.replace(recipe, **{field: value})
+    assert trial_id(dataclasses.replace(config, recipe=after)) != trial_id(dataclasses.replace(config, recipe=before))
 
 
 @pytest.mark.parametrize("field", CONFIG_CHANGES)
@@ -136,6 +190,32 @@ def test_threads_and_precision_follow_from_the_resources():
     assert made(cpu=2) == ("cpu", "float32", 2)
     assert made(gpu=1) == ("cuda", "bfloat16", None)
     assert made(gpu=0.5, cpu=8, precision="float32") == ("cuda", "float32", None)
+    assert made(tpu=4) == ("xla", "bfloat16", None)
+    assert made(gpu=1, precision="float16") == ("cuda", "float16", None)
+
+
+def test_execution_follows_from_resources_and_checkpoints():
+    def made(**changes):
+        (trial,) = trials_of(SweepSpec.model_validate({**SPACE, **changes}))
+        return trial.execution
+
+    assert made() == Execution()
+    resources = {"devices": 2, "micro_batch": 32, "compile": False, "loader_workers": 3}
+    assert made(resources=resources) == Execution(ranks=2, micro_batch=32, compile="off", loader_workers=3)
+    kept = made(checkpoints={"every_minutes": 0.5, "quota_gb": 1.5, "keep_weights": True}, hung_after_minutes=2)
+    assert kept == Execution(
+        checkpoint_every_s=30, checkpoint_quota_bytes=1_500_000_000, keep_weights=True, hung_after_s=120
+    )
+
+
+def test_other_families_have_no_width_and_depth_but_arguments_of_their_own():
+    axes = {"variant": ["b0", "b4"], "resolution": [64], "epochs": [3]}
+    made = trials_of(SweepSpec.model_validate({**SPACE, "family": "efficientnet", "axes": axes}))
+    assert [(trial.width, trial.depth, trial.model) for trial in made] == [
+        (None, None, {"variant": "b0"}),
+        (None, None, {"variant": "b4"}),
+    ]
+    assert len({trial.trial_id for trial in made}) == 2
 
 
 def test_seeds_stand_next_to_each_other():
@@ -150,9 +230,3 @@ def test_facts_of_the_data_are_filled_in(config):
     folder = {"name": "folder", "root": "/x", "classes": 7, "version": "mine"}
     (other,) = trials_of(SweepSpec.model_validate({**SPACE, "data": folder}))
     assert (other.data.version, other.data.classes, other.data.train_images) == ("mine", 7, None)
-
-
-def test_labels_are_short_and_name_the_seed_only_where_it_says_something():
-    row = {"depth": 50, "width": 0.5, "resolution": 32, "epochs": 3, "seed": 0}
-    assert label(row) == "d50 w0.5 32px 3ep"
-    assert label({**row, "seed": 2, "width": 1.0}) == "d50 w1 32px 3ep s2"

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from workers import checkpoint
+from workers.checkpoint import Mark
+from workers.contract import InvalidConfigError
 from workers.files import write_json
 
 DAMAGED = pytest.mark.filterwarnings("ignore:.*damaged checkpoint passed over")
@@ -25,7 +27,7 @@ def names(folder):
 def folder(tmp_path):
     """Checkpoints of epochs 1 to 3, of which the last two are left."""
     for epoch in (1, 2, 3):
-        checkpoint.save(tmp_path, epoch, state_of(epoch))
+        checkpoint.save(tmp_path, Mark(epoch, 0), state_of(epoch))
     return tmp_path
 
 
@@ -37,7 +39,7 @@ def test_the_newest_is_loaded_as_it_was_saved(folder):
 
 
 def test_only_the_last_two_are_kept(folder):
-    assert names(folder) == [f"checkpoint-0000{epoch}.{kind}" for epoch in (2, 3) for kind in ("json", "pt")]
+    assert names(folder) == [f"checkpoint-0000{epoch}-0000000.{kind}" for epoch in (2, 3) for kind in ("json", "pt")]
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -47,7 +49,7 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_epochs_are_in_the_order_of_their_numbers(tmp_path):
     for epoch in (9, 10, 11, 99, 100):
-        checkpoint.save(tmp_path, epoch, state_of(epoch))
+        checkpoint.save(tmp_path, Mark(epoch, 0), state_of(epoch))
     assert checkpoint.load_latest(tmp_path)["steps"] == 100
     assert len(names(tmp_path)) == 4
 
@@ -72,20 +74,20 @@ def remove(file):
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, remove])
 def test_a_damaged_state_is_passed_over_with_a_warning_to_the_one_before(folder, damage):
-    damage(folder / "checkpoint-00003.pt")
-    with pytest.warns(UserWarning, match=r"checkpoint-00003\.json: damaged checkpoint passed over"):
+    damage(folder / "checkpoint-00003-0000000.pt")
+    with pytest.warns(UserWarning, match=r"checkpoint-00003-0000000\.json: damaged checkpoint passed over"):
         assert checkpoint.load_latest(folder)["steps"] == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"epoch": 3, "sha256": "00"}'])
 def test_a_damaged_manifest_is_passed_over_with_a_warning_to_the_one_before(folder, text):
-    (folder / "checkpoint-00003.json").write_text(text)
-    with pytest.warns(UserWarning, match=r"checkpoint-00003\.json: damaged"):
+    (folder / "checkpoint-00003-0000000.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"checkpoint-00003-0000000\.json: damaged"):
         assert checkpoint.load_latest(folder)["steps"] == 2
 
 
 def test_a_state_without_a_manifest_does_not_count(folder):
-    (folder / "checkpoint-00003.json").unlink()
+    (folder / "checkpoint-00003-0000000.json").unlink()
     assert checkpoint.load_latest(folder)["steps"] == 2
 
 
@@ -100,8 +102,8 @@ def test_when_all_are_damaged_there_is_none(folder):
 def test_what_is_trained_after_damage_replaces_the_damaged_later_ones(folder):
     for file in folder.glob("*.pt"):
         truncate(file)
-    checkpoint.save(folder, 1, state_of(1))
-    assert names(folder) == ["checkpoint-00001.json", "checkpoint-00001.pt"]
+    checkpoint.save(folder, Mark(1, 0), state_of(1))
+    assert names(folder) == ["checkpoint-00001-0000000.json", "checkpoint-00001-0000000.pt"]
     with warnings.catch_warnings(action="error"):
         assert checkpoint.load_latest(folder)["steps"] == 1
 
@@ -121,10 +123,10 @@ def test_a_state_that_would_run_code_is_passed_over_and_its_code_not_run(folder)
     sprung = folder / "sprung"
     buffer = io.BytesIO()
     torch.save({"steps": Trap(sprung)}, buffer)
-    checkpoint.save(folder, 4, {})
-    (folder / "checkpoint-00004.pt").write_bytes(buffer.getvalue())
+    checkpoint.save(folder, Mark(4, 0), {})
+    (folder / "checkpoint-00004-0000000.pt").write_bytes(buffer.getvalue())
     digest = checkpoint.hashlib.sha256(buffer.getvalue()).hexdigest()
-    write_json(folder / "checkpoint-00004.json", {"epoch": 4, "sha256": digest})
+    write_json(folder / "checkpoint-00004-0000000.json", {"epoch": 4, "sha256": digest})
     assert checkpoint.load_latest(folder)["steps"] == 3
     assert not sprung.exists()
     pickle.loads(pickle.dumps(Trap(sprung)))
@@ -132,14 +134,52 @@ def test_a_state_that_would_run_code_is_passed_over_and_its_code_not_run(folder)
 
 
 def test_clearing_removes_all_checkpoints_and_what_killed_writers_left_but_nothing_else(folder):
-    (folder / "checkpoint-00004.pt").write_bytes(b"without its manifest")
-    (folder / ".checkpoint-00005.pt.123.tmp").write_bytes(b"half")
+    (folder / "checkpoint-00004-0000000.pt").write_bytes(b"without its manifest")
+    (folder / ".checkpoint-00005-0000000.pt.123.tmp").write_bytes(b"half")
     (folder / "result.json").write_text("{}")
     checkpoint.clear(folder)
     assert names(folder) == ["result.json"]
 
 
-def test_the_manifest_holds_epoch_and_hash(folder):
-    manifest = json.loads((folder / "checkpoint-00003.json").read_text())
-    data = (folder / "checkpoint-00003.pt").read_bytes()
-    assert manifest == {"epoch": 3, "sha256": checkpoint.hashlib.sha256(data).hexdigest()}
+def test_the_manifest_holds_how_far_it_is_and_the_hash(folder):
+    manifest = json.loads((folder / "checkpoint-00003-0000000.json").read_text())
+    data = (folder / "checkpoint-00003-0000000.pt").read_bytes()
+    assert manifest == {"epochs": 3, "steps": 0, "sha256": checkpoint.hashlib.sha256(data).hexdigest()}
+
+
+def test_steps_within_an_epoch_come_after_the_epoch_before_and_before_the_one_after(tmp_path):
+    for mark in (Mark(1, 0), Mark(1, 9), Mark(1, 10), Mark(2, 0)):
+        checkpoint.save(tmp_path, mark, {"mark": tuple(mark)})
+        assert checkpoint.load_latest(tmp_path)["mark"] == tuple(mark)
+    assert len(names(tmp_path)) == 4
+
+
+def test_writing_leaves_the_earlier_ones_until_the_new_one_is_whole(folder, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    before = names(folder)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(folder, Mark(4, 0), state_of(4))
+    assert names(folder) == before
+
+
+STATE = {"weights": torch.zeros(1000)}  # 4,000 bytes
+
+
+def test_a_tight_quota_keeps_one_checkpoint_and_never_none(tmp_path):
+    for epoch in (1, 2, 3):
+        checkpoint.save(tmp_path, Mark(epoch, 0), STATE, quota_bytes=8_000)
+        assert len(list(tmp_path.glob("*.pt"))) == 1
+    checkpoint.save(tmp_path, Mark(4, 0), STATE, quota_bytes=12_000)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def test_a_quota_without_room_for_two_is_refused_in_one_line_and_nothing_is_lost(folder):
+    before = names(folder)
+    with pytest.raises(
+        InvalidConfigError, match=r"^checkpoints\.quota_gb: 7e-06 GB is less than two checkpoints of 4e-06"
+    ):
+        checkpoint.save(folder, Mark(4, 0), STATE, quota_bytes=7_000)
+    assert names(folder) == before

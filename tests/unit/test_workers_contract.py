@@ -8,13 +8,15 @@ from workers.contract import (
     DataError,
     DivergedError,
     EpochMetrics,
+    Execution,
     InvalidConfigError,
     TrialConfig,
     TrialError,
     TrialResult,
     TrialStatus,
 )
-from workers.recipe import Cell, resolve
+from workers.recipe import Cell
+from workers.recipes import resolve
 
 CONFIG = TrialConfig(
     trial_id="abc",
@@ -24,8 +26,11 @@ CONFIG = TrialConfig(
     resolution=16,
     epochs=2,
     seed=3,
-    recipe=resolve("small", Cell(0.1, 26, 16, 2), {"learning_rate": 0.1 + 0.2}),
+    recipe=resolve("small", Cell(16, 2, 0.1, 26), {"learning_rate": 0.1 + 0.2}),
     data=DataConfig("digits", "sklearn-1797", 10, 1078, 0.25),
+    model={"se": True, "stem_pool": "conv"},
+    plugins=("my_models.py",),
+    execution=Execution(ranks=2, checkpoint_every_s=1 / 3),
 )
 EPOCH = EpochMetrics(1, 1 / 3, 90.1, 88.8, 0.05, 1.5, 2.5, 1_700_000_000.123456)
 RESULT = TrialResult("abc", TrialStatus.OK, 1, "2026-01-01", "2026-01-02", history=(EPOCH,), val_top1=200 / 3)
@@ -63,6 +68,8 @@ def test_a_result_survives_json_digit_for_digit():
         changed(recipe={**dataclasses.asdict(CONFIG.recipe), "bn_batch": 5}),
         changed(recipe={**dataclasses.asdict(CONFIG.recipe), "batch_size": "32"}),
         changed(data={}),
+        changed(execution={"colour": "red"}),
+        changed(execution=None),
     ],
 )
 def test_what_is_not_a_configuration_is_refused_in_one_line(text):
@@ -110,4 +117,11 @@ def test_every_known_failure_has_its_status():
 
 
 def test_the_statuses_that_tables_hold():
-    assert [str(status) for status in TrialStatus] == ["ok", "oom", "diverged", "data_error", "invalid", "crashed"]
+    assert [str(status) for status in TrialStatus] == [
+        "ok", "oom", "diverged", "hung", "data_error", "invalid", "crashed",
+    ]  # fmt: skip
+
+
+def test_the_models_arguments_hold_width_and_depth_where_the_family_has_them():
+    assert CONFIG.arguments == {"width": 0.1, "depth": 26, "se": True, "stem_pool": "conv"}
+    assert dataclasses.replace(CONFIG, width=None, depth=None, model={"variant": "b0"}).arguments == {"variant": "b0"}

@@ -2,7 +2,15 @@ import hashlib
 
 import pytest
 
-from workers.datasets import DATASETS, class_folders, held_out, image_files, training_images
+from workers.datasets import (
+    DATASETS,
+    TORCH_NAMES,
+    class_folders,
+    find_dataset,
+    held_out,
+    image_files,
+    training_images,
+)
 
 NAMES = [f"image-{index}" for index in range(200)]
 LABELS = [0] * 100 + [1] * 60 + [2] * 40
@@ -66,8 +74,72 @@ def test_image_files_are_found_by_suffix_in_sub_folders_too_and_in_a_stable_orde
     (tmp_path / "sub").mkdir()
     for name in ("z.PNG", "a.jpeg", "notes.txt", "sub/m.webp", "sub/k"):
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)] == [
+    assert [file.name for file in image_files(tmp_path)] == [
         "a.jpeg",
         "sub/m.webp",
         "z.PNG",
     ]
+
+
+def test_whatever_has_an_images_suffix_is_found_with_its_size_and_unreadable_things_without(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"12345")
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "c.png").symlink_to("nowhere")
+    (tmp_path / "d.png").symlink_to("a.png")
+    found = {file.name: file.bytes for file in image_files(tmp_path)}
+    assert found == {"a.png": 5, "b.png": -1, "c.png": -1, "d.png": 5}
+
+
+# --- data sets by their names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "images", "needs_root"),
+    [("digits", 10, 1438, False), ("imagenet", 1000, 1_281_167, True), ("torch/cifar100", 100, 50_000, True),
+     ("torch/inaturalist", None, None, True), ("hfds/owner/photos", None, None, False),
+     ("hfds/mnist", None, None, False), ("wds/photos", None, None, True),
+     ("tfds/imagenet2012:5.1.0", None, None, True)],
+)  # fmt: skip
+def test_built_in_data_sets_and_timms_schemes_are_found(name, classes, images, needs_root):
+    facts = find_dataset(name)
+    assert (facts.classes, facts.images, facts.needs_root) == (classes, images, needs_root)
+    assert facts.open is None
+
+
+@pytest.mark.parametrize("name", ["", "photos", "digit", "hub/x", "TORCH/mnist", "/etc/passwd"])
+def test_an_unknown_data_set_is_refused_with_those_that_are_known(name):
+    with pytest.raises(ValueError, match="known: digits, imagenet, folder, torch/<name>, hfds/<name>, wds/"):
+        find_dataset(name)
+
+
+def test_an_unknown_name_of_torchvision_is_refused_with_those_that_timm_knows():
+    with pytest.raises(ValueError, match="unknown data set 'torch/cifar20'; known under torch/: cifar10, cifar100"):
+        find_dataset("torch/cifar20")
+
+
+@pytest.mark.parametrize("name", ["..", "a/..", "a/../b", "/a", "a//b", "hf://a/b", "a/", "", ".", "a b", "a\nb", "é"])
+def test_a_name_that_would_lead_out_of_its_scheme_is_refused(name):
+    for scheme in ("torch", "hfds", "wds", "tfds"):
+        with pytest.raises(ValueError, match="must be a plain name"):
+            find_dataset(f"{scheme}/{name}")
+
+
+def test_a_plug_ins_data_set_is_found_and_cannot_take_a_built_in_name(tmp_path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "from workers.datasets import DatasetFacts\n"
+        "DATASETS = {'mine': DatasetFacts('3', 2, 100, 0.1, needs_root=False, open=lambda config: ([], []))}\n"
+    )
+    assert find_dataset("mine", (str(plugin),)).version == "3"
+    assert find_dataset("digits", (str(plugin),)) is DATASETS["digits"]
+    with pytest.raises(ValueError, match="unknown data set 'mine'; known: digits"):
+        find_dataset("mine")
+
+
+def test_every_name_under_torch_is_one_that_timm_opens():
+    from timm.data.dataset_factory import create_dataset
+
+    for name in TORCH_NAMES:
+        with pytest.raises((RuntimeError, OSError, TypeError, ValueError)) as told:  # AssertionError: unknown to timm
+            create_dataset(f"torch/{name}", root="/nowhere", split="train")
+        assert "Unknown" not in str(told.value)

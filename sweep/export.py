@@ -1,0 +1,74 @@
+"""Finds what `sweep export` needs of one trial: its row, its kept weights and its configuration, each of one id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import TableError
+from sweep.layout import SweepFolder
+from sweep.rows import read_row, read_states
+from workers.contract import TrialConfig, TrialStatus
+
+WEIGHTS = "weights.safetensors"  # as workers.trial leaves them in the work folder
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A finished trial that can be exported."""
+
+    config: TrialConfig
+    weights: Path
+    row: dict[str, Any]
+
+
+def find_trial(folder: SweepFolder, name: str) -> str:
+    """The id of a finished trial, from its id or the beginning of it.
+
+    Raises:
+        TableError: no trial or several have such an id, or it failed; the message says how to go on.
+    """
+    states = read_states(folder)
+    found = [name] if name in states else sorted(trial_id for trial_id in states if trial_id.startswith(name))
+    if not found:
+        how = f"`sweep pareto {folder.name} --format json` and `sweep plan SPACE` list the ids"
+        raise TableError(f"no trial {name!r} in {folder.path}/; {how}")
+    if len(found) > 1:
+        more = ", ..." if len(found) > _MOST_NAMED else ""
+        raise TableError(f"{len(found)} trials of {folder.path}/ begin with {name!r}: {', '.join(found[:5])}{more}")
+    state = states[found[0]]
+    if state.status != TrialStatus.OK:
+        raise TableError(f"trial {found[0]} has no model to export: {state.status}: {state.error}")
+    return found[0]
+
+
+def exportable(folder: SweepFolder, trial_id: str, run_plugins: bool) -> Exportable:
+    """Everything about a finished trial.
+
+    Args:
+        folder: the sweep's.
+        trial_id: of a trial with status ok.
+        run_plugins: whether plug-ins that the folder's spaces name may run: only where the folder is to be trusted.
+
+    Raises:
+        TableError: its weights were not kept, no space plans it, or it takes a plug-in that may not run.
+    """
+    weights = folder.work(trial_id) / WEIGHTS
+    if not weights.is_file():
+        right = "`checkpoints: {keep_weights: true}` in the search space keeps those of trials that run from then on"
+        raise TableError(f"trial {trial_id}: its weights were not kept in {weights}; {right}")
+    for space in folder.spaces:
+        for config in _trials(space, run_plugins):
+            if config.trial_id == trial_id:
+                return Exportable(config, weights, read_row(folder.row(trial_id)))
+    raise TableError(f"trial {trial_id}: no space in {folder.path}/ plans it, so its model is not known")
+
+
+def _trials(space: Path, run_plugins: bool) -> list[TrialConfig]:
+    from sweep.space import load_space, read_space
+    from sweep.trials import trials_of
+
+    if not run_plugins and (plugins := read_space(space).plugins):
+        files = ", ".join(plugins)
+        raise TableError(f"{space}: names plug-ins ({files}), which run only with --run-plugins: look at them first")
+    return trials_of(load_space(space))

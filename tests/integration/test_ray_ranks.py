@@ -1,0 +1,100 @@
+"""One trial in two processes that Ray starts, on a cluster of two CPU cores."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from digits_trials import digits_trial
+
+from sweep.ray_executor import RayExecutor
+from workers.contract import Execution, TrialStatus
+from workers.trial import run_trial
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own deprecations
+RECIPE = {"batch_size": 128, "bn_batch": 32, "learning_rate": 0.01}
+
+
+class Listener:
+    def __init__(self):
+        self.results, self.epochs = {}, []
+
+    def started(self, config):
+        pass
+
+    def epoch(self, config, metrics):
+        self.epochs.append(metrics.epoch)
+
+    def ended(self, config, result):
+        self.results[config.trial_id] = result
+
+
+def config_of(ranks):
+    execution = Execution(ranks=ranks, loader_workers=0, checkpoint_every_s=0.0)
+    return digits_trial(epochs=3, execution=execution, **RECIPE)
+
+
+def run_on_ray(folder):
+    listener = Listener()
+    with RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
+        executor.run([config_of(2)], lambda trial_id: folder / trial_id, listener)
+    return listener
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return run_trial(config_of(1), tmp_path_factory.mktemp("alone"))
+
+
+def assert_same_outcome(result, alone):
+    assert result.status is TrialStatus.OK, result.error
+    losses = [epoch.train_loss for epoch in result.history]
+    assert losses == pytest.approx([epoch.train_loss for epoch in alone.history], rel=2e-4)
+    assert result.val_loss == pytest.approx(alone.val_loss, rel=2e-2)
+
+
+def test_two_processes_on_ray_give_what_one_gives(tmp_path, alone):
+    listener = run_on_ray(tmp_path)
+    assert listener.epochs == [1, 2, 3]
+    result = listener.results["a-trial"]
+    assert result.attempts == 1
+    assert_same_outcome(result, alone)
+    assert not (tmp_path / "a-trial" / "ray").exists()
+
+
+def processes_of_the_trial():
+    """Ids of the processes that Ray trains in."""
+    titles = {path.parent.name: path for path in Path("/proc").glob("[0-9]*/cmdline")}
+    found = []
+    for pid, path in titles.items():
+        try:
+            if b"RayTrainWorker" in path.read_bytes():
+                found.append(int(pid))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def test_a_process_lost_in_mid_training_costs_only_the_steps_since_the_checkpoint(tmp_path, alone):
+    killed = []
+
+    def kill_one():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if list(tmp_path.glob("a-trial/checkpoint-00001-*.json")) and (pids := processes_of_the_trial()):
+                os.kill(pids[-1], signal.SIGKILL)
+                killed.append(pids[-1])
+                return
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    listener = run_on_ray(tmp_path)
+    killer.join()
+    result = listener.results["a-trial"]
+    assert killed
+    assert_same_outcome(result, alone)
+    assert result.attempts == 2
+    assert [epoch.epoch for epoch in result.history] == [1, 2, 3]

@@ -1,0 +1,169 @@
+import dataclasses
+
+import pytest
+import torch
+from digits_trials import digits_trial
+
+from workers.contract import Execution, InvalidConfigError
+from workers.costs import predict_memory
+from workers.device import Device
+from workers.learner import MEMORY_SHARE, Learner, compiles, micro_batch
+from workers.ranks import Ranks
+
+RECIPE = {
+    "batch_size": 32,
+    "bn_batch": 4,
+    "dropout": 0.3,
+    "stochastic_depth": 0.4,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def device():
+    return Device("cpu", "float32", 1)
+
+
+def learner_of(device, micro_batch, **recipe):
+    """In double precision, where the order of sums hardly matters."""
+    execution = Execution(micro_batch=micro_batch)
+    learner = Learner(digits_trial(execution=execution, **{**RECIPE, **recipe}), device, Ranks())
+    learner.model.double()
+    return learner
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (32, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return pixels, torch.randint(10, (32,), generator=generator)
+
+
+def prepared(pixels):
+    return pixels.double() / 255
+
+
+def steps(learner, count=3):
+    return [learner.step(number, 0.1, *batch(), prepared).item() for number in range(count)]
+
+
+def assert_equal(learner, other):
+    for (name, value), expected in zip(
+        learner.model.state_dict().items(), other.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_a_batch_split_in_any_way_gives_the_same_weights(device, size):
+    split, groups = learner_of(device, size), learner_of(device, 4)
+    assert steps(split) == pytest.approx(steps(groups), rel=1e-6)
+    assert_equal(split, groups)
+
+
+def limited(learner, images):
+    """A device that cannot hold more images than this in one pass: it fails after the layers' statistics changed."""
+    forward = learner._forward
+
+    def passes(batch):
+        logits = forward(batch)
+        if len(batch) > images:
+            raise torch.OutOfMemoryError("out of memory")
+        return logits
+
+    learner._forward = passes
+    return learner
+
+
+@pytest.mark.parametrize("fits", [4, 8, 16])
+def test_out_of_memory_halves_the_micro_batch_and_the_step_is_done_again_from_the_same_state(device, fits):
+    learner, expected = limited(learner_of(device, 32), fits), learner_of(device, 4)
+    assert steps(learner) == pytest.approx(steps(expected), rel=1e-6)
+    assert learner.micro_batch == fits
+    assert_equal(learner, expected)
+
+
+def test_one_group_that_does_not_fit_is_out_of_memory(device):
+    learner = limited(learner_of(device, 32), 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        steps(learner, 1)
+    assert learner.micro_batch == 4
+
+
+def test_another_error_is_not_taken_for_it(device):
+    learner = learner_of(device, 32)
+
+    def broken(_):
+        raise RuntimeError("shapes do not fit")
+
+    learner._forward = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        steps(learner, 1)
+    assert learner.micro_batch == 32
+
+
+def test_what_was_found_to_fit_is_kept_by_a_checkpoint(device):
+    learner = limited(learner_of(device, 32), 8)
+    steps(learner, 1)
+    resumed = learner_of(device, 32)
+    resumed.load_state(learner.state())
+    assert resumed.micro_batch == 8
+
+
+def config_of(execution, **recipe):
+    return digits_trial(execution=execution, batch_size=96, bn_batch=16, **recipe)
+
+
+def test_on_a_cpu_a_micro_batch_is_one_group_unless_told(device):
+    assert micro_batch(config_of(Execution()), device) == 16
+    assert micro_batch(config_of(Execution(micro_batch=48)), device) == 48
+    assert micro_batch(config_of(Execution(ranks=2, micro_batch=48)), device) == 48
+
+
+@pytest.mark.parametrize(
+    ("execution", "said"),
+    [
+        (Execution(micro_batch=64), "micro_batch 64 does not fit the batch; one of 16, 32, 48, 96"),
+        (Execution(micro_batch=96, ranks=2), "micro_batch 96 does not fit the batch; one of 16, 48"),
+        (Execution(ranks=4), "batch_size 96 is 6 groups of bn_batch 16: not a multiple of the 4 devices"),
+    ],
+)
+def test_what_does_not_divide_is_refused_in_one_line(device, execution, said):
+    with pytest.raises(InvalidConfigError, match=f"^{said}$"):
+        micro_batch(config_of(execution), device)
+
+
+class Roomy(Device):
+    """A device that knows how much memory is free."""
+
+    def __init__(self, free):
+        super().__init__("cpu", "float32", 1)
+        self.free = free
+
+    def free_bytes(self):
+        return self.free
+
+
+def test_the_micro_batch_is_the_largest_that_is_predicted_to_fit():
+    config = config_of(Execution())
+    shape = (config.family, config.arguments, config.resolution, config.data.classes, config.recipe)
+    for size in (16, 32, 48, 96):
+        needed = predict_memory(*shape, size, "float32")
+        assert micro_batch(config, Roomy(needed / MEMORY_SHARE + 1)) == size
+    assert micro_batch(config, Roomy(1)) == 16  # the device will tell
+
+
+def test_a_cpu_compiles_only_when_told(device):
+    assert not compiles(digits_trial(), device)
+    assert compiles(digits_trial(execution=Execution(compile="on")), device)
+
+
+def test_a_gpu_compiles_where_the_run_is_long_enough():
+    gpu = Device("cpu", "float32", 1)
+    gpu.kind = "cuda"
+    short = digits_trial(epochs=1)
+    long = dataclasses.replace(short, width=1.0, resolution=224, epochs=350)
+    long = dataclasses.replace(long, data=dataclasses.replace(long.data, train_images=1_281_167))
+    assert not compiles(short, gpu)
+    assert compiles(long, gpu)
+    assert not compiles(dataclasses.replace(long, execution=Execution(compile="off")), gpu)

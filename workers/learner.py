@@ -1,0 +1,261 @@
+"""A model with everything that one optimiser step needs: gradients by micro-batch, update, weight average.
+
+A step's result depends on the batch, the seed and the step's number. How the batch is split into micro-batches, or
+shared between ranks, changes only the order of floating-point sums.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.contract import InvalidConfigError, TrialConfig
+from workers.costs import count_costs, predict_memory
+from workers.device import Device, out_of_memory
+from workers.model import WeightAverage, build_model
+from workers.objective import Objective
+from workers.optimize import make_optimizer
+from workers.ranks import Ranks, SharedStatistics
+from workers.stochastic import Noise, group_batch_norm
+
+Prepare = Callable[[torch.Tensor], torch.Tensor]  # uint8 images to normalised ones on the device
+
+# More images than this in one pass gain no speed on any device that we know of; not measured on a GPU.
+MAX_MICRO_BATCH = 512
+MEMORY_SHARE = 0.9  # of the free memory that the prediction may fill
+
+
+class Learner:
+    """A model in training.
+
+    Args:
+        config: the trial.
+        device: where it trains.
+        ranks: the processes that share its batches.
+    """
+
+    def __init__(self, config: TrialConfig, device: Device, ranks: Ranks) -> None:
+        self.config, self.recipe, self.device, self.ranks = config, config.recipe, device, ranks
+        torch.manual_seed(config.seed)
+        model = _built(config)
+        self.noise = Noise(model, config.seed, self.recipe.bn_batch)
+        self.model = device.place(model)
+        self.optimizer = make_optimizer(self.model, self.recipe, fused=device.fuses_optimizer)
+        device.start(self.optimizer)
+        self.average = WeightAverage(self.model, self.recipe.ema_decay) if self.recipe.ema_decay else None
+        self.objective = Objective(self.recipe, config.data.classes)
+        self.scaler = device.scaler()
+        self.micro_batch = micro_batch(config, device)
+        if self.micro_batch > self.recipe.bn_batch:
+            group_batch_norm(self.model, self.recipe.bn_batch)
+        self._statistics = SharedStatistics(self.model, ranks, self._images // self.recipe.bn_batch)
+        self._parallel = ranks.parallel(self.model, device)
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self._parallel, dynamic=False) if compiles(config, device) else self._parallel
+        )
+
+    @property
+    def _images(self) -> int:
+        """This rank's images of a batch."""
+        return self.recipe.batch_size // self.ranks.size
+
+    def step(
+        self, number: int, rate: float, images: torch.Tensor, labels: torch.Tensor, prepare: Prepare
+    ) -> torch.Tensor:
+        """One optimiser step.
+
+        Args:
+            number: of the step in the whole trial, 0-based.
+            rate: its learning rate.
+            images: this rank's share of the batch, uint8 (N, 3, H, W).
+            labels: classes (N,).
+            prepare: brings images to the device.
+
+        Returns:
+            The batch's mean loss as a scalar on the device: reading it would make the host wait.
+        """
+        self._statistics.before_step()
+        loss = self._gradients(number, images, labels, prepare)
+        with self.device.at_rate(self.optimizer, rate):
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._statistics.after_step()
+        if self.average:
+            self.average.update()
+        self.device.cut()
+        return self.ranks.add(loss)
+
+    def _gradients(self, number: int, images: torch.Tensor, labels: torch.Tensor, prepare: Prepare) -> torch.Tensor:
+        """Gradients of the batch; with too little memory once more from the same state, in smaller parts."""
+        while True:
+            buffers = self._halvable_state()
+            try:
+                return self._accumulate(number, images, labels, prepare)
+            except Exception as error:
+                if not (buffers and out_of_memory(error)):
+                    raise
+            # Outside of the handler: the exception's frames held what did not fit.
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                torch._foreach_copy_(self._running(), buffers)
+            self.micro_batch = _next_smaller(self.micro_batch, self.recipe.bn_batch)
+            self.device.forget_failed_step()
+
+    def _halvable_state(self) -> list[torch.Tensor]:
+        """What a forward pass changes, kept as long as there is a smaller micro-batch to go back to."""
+        # Other ranks would wait for this one's gradients: there a failed step ends the attempt.
+        if self.micro_batch <= self.recipe.bn_batch or self.ranks.size > 1:
+            return []
+        return [buffer.clone() for buffer in self._running()]
+
+    def _running(self) -> list[torch.Tensor]:
+        """The running statistics: the buffers that belong to the model's state, which the random masks do not."""
+        kept = self.model.state_dict().keys()
+        return [buffer for name, buffer in self.model.named_buffers() if name in kept]
+
+    def _accumulate(self, number: int, images: torch.Tensor, labels: torch.Tensor, prepare: Prepare) -> torch.Tensor:
+        parts = list(zip(torch.split(images, self.micro_batch), torch.split(labels, self.micro_batch), strict=True))
+        first = self.ranks.rank * len(images) // self.recipe.bn_batch
+        losses = []
+        for index, (part, targets) in enumerate(parts):
+            group = first + index * self.micro_batch // self.recipe.bn_batch
+            with self._last_exchanges_gradients(index == len(parts) - 1):
+                losses.append(self._backward(number, group, prepare(part), targets) / len(parts))
+        return torch.stack(losses).sum() / self.ranks.size if len(losses) > 1 or self.ranks.size > 1 else losses[0]
+
+    def _backward(self, number: int, group: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Gradients of one micro-batch, added up; its mean loss."""
+        groups = len(images) // self.recipe.bn_batch
+        self.noise.begin(number, group, groups, self.device.torch)
+        targets = labels.to(self.device.torch, non_blocking=True)
+        images, targets = self.objective.mix(images, targets, self.config.seed, number, group)
+        with self.device.autocast():
+            logits = self._forward(images)
+        loss = self.objective.loss(logits.float(), targets)
+        share = len(images) / self._images
+        self.scaler.scale(loss * share if share < 1 else loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _last_exchanges_gradients(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of all micro-batches but the last stay with their rank."""
+        if isinstance(self._parallel, nn.parallel.DistributedDataParallel) and not last:
+            no_sync: AbstractContextManager[Any] = self._parallel.no_sync()
+            return no_sync
+        return nullcontext()
+
+    def state(self) -> dict[str, Any]:
+        """All that training goes on from. No generator's state: every draw follows from seed, step and group."""
+        average = self.average.state_dict() if self.average else None
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average,
+            "scaler": self.scaler.state_dict(),
+            "micro_batch": self.micro_batch,
+        }
+        return dict(self.device.to_host(state))
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, on any kind of device."""
+        self.model.load_state_dict(self.device.from_host(state["model"]))
+        _load_optimizer(self.optimizer, state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.device.cut()
+        if state["micro_batch"] < self.micro_batch and self.micro_batch % state["micro_batch"] == 0:
+            self.micro_batch = state["micro_batch"]  # what was found to fit
+
+
+def _built(config: TrialConfig) -> nn.Module:
+    shape = (config.family, config.arguments, config.resolution, config.data.classes)
+    try:
+        return build_model(*shape, config.recipe, config.plugins)
+    except ValueError as error:  # the recipe asks for what this architecture has not got
+        raise InvalidConfigError(str(error)) from error
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state that another kind of device may have written, with other kernels and memory formats."""
+    groups = [
+        saved | {name: own[name] for name in ("fused", "foreach") if name in own}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+    for weight, held in optimizer.state.items():
+        for name, value in held.items():
+            # Fused kernels take numbers in the order of memory: it has to be that of the weight.
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                held[name] = torch.empty_like(weight, requires_grad=False).copy_(value)
+
+
+def micro_batch(config: TrialConfig, device: Device) -> int:
+    """Images per forward pass and rank: as the trial asks, else the most that is predicted to fit.
+
+    Raises:
+        InvalidConfigError: the batch cannot be shared between the ranks, or split as asked.
+    """
+    recipe, ranks = config.recipe, config.execution.ranks
+    groups, rest = divmod(recipe.batch_size // recipe.bn_batch, ranks)
+    if rest:
+        raise InvalidConfigError(
+            f"batch_size {recipe.batch_size} is {recipe.batch_size // recipe.bn_batch} groups of bn_batch "
+            f"{recipe.bn_batch}: not a multiple of the {ranks} devices"
+        )
+    sizes = [recipe.bn_batch * count for count in range(1, groups + 1) if groups % count == 0]
+    if (asked := config.execution.micro_batch) is not None:
+        if asked not in sizes:
+            raise InvalidConfigError(f"micro_batch {asked} does not fit the batch; one of {_join(sizes)}")
+        return asked
+    return _most_that_fits(config, device, [size for size in sizes if size <= MAX_MICRO_BATCH] or sizes[:1])
+
+
+def _most_that_fits(config: TrialConfig, device: Device, sizes: Sequence[int]) -> int:
+    free = device.free_bytes()
+    if free is None:  # on a CPU one group after the other is as fast, and the cache likes it
+        return sizes[0]
+    shape = (config.family, config.arguments, config.resolution, config.data.classes)
+
+    def fits(size: int) -> bool:
+        needed = predict_memory(*shape, config.recipe, size, device.precision, config.plugins)
+        return needed <= MEMORY_SHARE * free
+
+    return next((size for size in reversed(sizes) if fits(size)), sizes[0])
+
+
+def _next_smaller(size: int, bn_batch: int) -> int:
+    """Half, or the next smaller number of groups that divides the present one."""
+    groups = size // bn_batch
+    return bn_batch * next(count for count in range(groups // 2, 0, -1) if groups % count == 0)
+
+
+# Rules of thumb, not measured here: what a GPU sustains in training, the share that compiled code saves, and the time
+# that compiling takes per layer.
+SUSTAINED_FLOPS = 1e14
+SAVED = 0.15
+COMPILE_S = 20.0
+
+
+def compiles(config: TrialConfig, device: Device) -> bool:
+    """Whether the model is compiled: as the trial asks, else on a GPU where the predicted run repays it twice.
+
+    Never by itself on a CPU: compiled code need not give the same bits on the next machine. XLA compiles anyway.
+    """
+    if device.kind == "xla":
+        return False
+    if config.execution.compile != "auto":
+        return config.execution.compile == "on"
+    if device.kind != "cuda" or config.data.train_images is None:
+        return False
+    shape = (config.family, config.arguments, config.resolution, config.data.classes)
+    macs = count_costs(*shape, config.plugins).macs_per_image
+    seconds = 3 * 2 * macs * config.data.train_images * config.epochs / SUSTAINED_FLOPS / config.execution.ranks
+    return seconds * SAVED > 2 * COMPILE_S
+
+
+def _join(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes))
