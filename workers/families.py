@@ -103,7 +103,7 @@ def _resolved(family: Family, name: str, value: Any) -> Any:
         raise ValueError(f"{name} must be {_KINDS[argument.type]}, not {value!r}")
     if argument.choices and value not in argument.choices:
         known = ", ".join(map(str, argument.choices))
-        raise ValueError(f"{name} {value} is not a {family.name}; known: {known}")
+        raise ValueError(f"{name} {value} is none of {family.name}'s; known: {known}")
     return value
 
 

@@ -232,7 +232,7 @@ def test_a_known_failure_is_a_result_with_its_status_and_one_line(tmp_path, opti
 @pytest.mark.parametrize(
     ("shape", "error"),
     [
-        ({"depth": 27}, "depth 27 is not a resnet_rs; known: 26, "),
+        ({"depth": 27}, "depth 27 is none of resnet_rs's; known: 26, "),
         ({"family": "vit"}, "unknown family 'vit'; known: resnet_rs"),
         ({"width": 0.01}, "width 0.01 gives no channels"),
         ({"resolution": 8}, "resolution 8 is below 16"),

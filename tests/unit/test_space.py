@@ -146,7 +146,7 @@ ONE_PROBLEM = {
     "unknown depth": (
         changed("[26, 50]", "[26, 51]"),
         8,
-        "axes.depth.1: depth 51 is not a resnet_rs; known: 26, 50, 101",
+        "axes.depth.1: depth 51 is none of resnet_rs's; known: 26, 50, 101",
     ),
     "resolution below the stride": (changed("[16, 32]", "[8, 32]"), 9, "axes.resolution.0: resolution 8 is below 16"),
     "negative width": (changed("[0.25, 0.5]", "[-1]"), 7, "axes.width.0: Input should be greater than 0 (got -1)"),

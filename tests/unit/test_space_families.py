@@ -118,11 +118,11 @@ ONE_PROBLEM = {
     ),
     "value on an axis": (
         EFFICIENTNET.replace("b4", "b9"),
-        "6: axes.variant.1: variant b9 is not a efficientnet; known: b0,",
+        "6: axes.variant.1: variant b9 is none of efficientnet's; known: b0,",
     ),
     "value of a listed cell": (
         HEAD + "family: efficientnet\ncells:\n  - {variant: b9, resolution: 32, epochs: 1}\n",
-        "6: cells.0.variant: variant b9 is not a",
+        "6: cells.0.variant: variant b9 is none of efficientnet's",
     ),
     "argument twice": (
         RESNET + "model: {depth: 26}\n",

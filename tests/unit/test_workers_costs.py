@@ -110,7 +110,7 @@ def test_the_products_of_attention_are_counted():
 def test_an_unknown_family_or_argument_is_refused():
     with pytest.raises(ValueError, match=r"^unknown family 'vit'"):
         count_costs("vit", {}, 224, 10)
-    with pytest.raises(ValueError, match=r"^depth 27 is not a resnet_rs"):
+    with pytest.raises(ValueError, match=r"^depth 27 is none of resnet_rs's"):
         count_costs("resnet_rs", {"width": 1.0, "depth": 27}, 224, 10)
     with pytest.raises(ValueError, match=r"^family 'timm:resnet51': timm has no architecture"):
         count_costs("timm:resnet51", {}, 224, 10)

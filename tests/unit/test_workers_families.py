@@ -34,9 +34,9 @@ def test_whole_numbers_pass_for_real_ones_and_become_them():
         ({"width": float("inf"), "depth": 50}, "width must be a finite number, not inf"),
         ({"width": 1.0, "depth": 50.0}, "depth must be a whole number, not 50.0"),
         ({"width": 1.0, "depth": True}, "depth must be a whole number, not True"),
-        ({"width": 1.0, "depth": 51}, "depth 51 is not a resnet_rs; known: 26, 50, 101"),
+        ({"width": 1.0, "depth": 51}, "depth 51 is none of resnet_rs's; known: 26, 50, 101"),
         ({"width": 1.0, "depth": 50, "se": 1}, "se must be true or false, not 1"),
-        ({"width": 1.0, "depth": 50, "stem_pool": "avg"}, "stem_pool avg is not a resnet_rs; known: conv, max"),
+        ({"width": 1.0, "depth": 50, "stem_pool": "avg"}, "stem_pool avg is none of resnet_rs's; known: conv, max"),
         ({"width": 1.0, "depth": 50, "heads": 8}, "heads is no argument of resnet_rs; known: width, depth, se"),
     ],
 )
@@ -51,9 +51,9 @@ def test_a_wrong_argument_is_refused_by_its_name(given, said):
     [
         ("resnet_rs", {"width": 0.03, "depth": 26}, 16, "width 0.03 gives no channels; the smallest is 0.03125"),
         ("resnet_rs", {"width": -1.0, "depth": 26}, 16, "width -1 gives no channels"),
-        ("resnet_rs", {"width": 1.0, "depth": 27}, 16, "depth 27 is not a resnet_rs; known: 26, 50, 101"),
+        ("resnet_rs", {"width": 1.0, "depth": 27}, 16, "depth 27 is none of resnet_rs's; known: 26, 50, 101"),
         ("resnet_rs", {"width": 1.0, "depth": 26}, 15, "resolution 15 is below 16, the smallest that resnet_rs can"),
-        ("efficientnet", {"variant": "b8"}, 224, "variant b8 is not a efficientnet; known: b0, b1"),
+        ("efficientnet", {"variant": "b8"}, 224, "variant b8 is none of efficientnet's; known: b0, b1"),
         ("efficientnet", {}, 224, "variant is missing"),
         ("efficientnet", {"variant": "b0", "width": 1.0}, 224, "width is no argument of efficientnet; known: variant"),
         ("efficientnet", {"variant": "b0"}, 8, "resolution 8 is below 16"),
