@@ -113,7 +113,6 @@ class Trainer:
         """Exchange the model's weights and the averaged ones, where there are any."""
         if self.learner.average:
             self.learner.average.swap()
-            self.device.cut()  # the exchange is not part of the next batch's graph
 
     def state(self) -> dict[str, Any]:
         """All that training goes on from."""

@@ -44,10 +44,8 @@ def sweep(*arguments, folder):
 @pytest.mark.parametrize(
     ("family", "model", "cell"),
     [
-        ("resnet_rs", "{}", "{width: 0.25, depth: 26, resolution: 32, epochs: 4}"),
         ("resnet_rs", "{se: false, stem_pool: max}", "{width: 0.3, depth: 26, resolution: 32, epochs: 4}"),
         ("efficientnet", "{}", "{variant: b0, resolution: 32, epochs: 2}"),
-        ("timm:resnet18", "{}", "{resolution: 32, epochs: 2}"),
     ],
 )
 def test_timm_alone_gets_the_rows_top_1_from_an_export(tmp_path, monkeypatch, family, model, cell):
