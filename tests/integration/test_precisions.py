@@ -41,11 +41,11 @@ def test_bfloat16_where_a_cpu_computes_it_wrongly_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_steps_are_those_that_are_not_compiled():
-    recipe = {"batch_size": 32, "bn_batch": 16, "stochastic_depth": 0.3, "dropout": 0.2}
+    recipe = {"batch_size": 32, "bn_batch": 16, "stochastic_depth": 0.3, "dropout": 0.2, "learning_rate": 1e-3}
     losses = []
     for execution in (Execution(), Execution(compile="on", micro_batch=32)):
         config = digits_trial(epochs=1, execution=execution, resolution=32, **recipe)
         config = dataclasses.replace(config, family="timm:test_resnet", width=None, depth=None, model={})
         trainer = Trainer(config, load_splits(DIGITS), Device("cpu", "float32", 1))
         losses.append(torch.stack(list(islice(trainer.train(1), 5))))
-    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-4)
