@@ -213,7 +213,7 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
 
     _check_picture(output.plot)
     path = _find(name, results)
-    table = read_table(rows_of(path))
+    table = _current_rows(path)
     value = find_front(table, **query)
     fronts = value.get("fronts", [value])
     display.show(value, output.format, display.front_tables, rows=[row for front in fronts for row in front["front"]])
@@ -250,7 +250,7 @@ def rules(name: str | None, results: Path, query: Mapping[str, Any], plot: Path 
 
     _check_picture(plot)
     path = _find(name, results)
-    table = read_table(rows_of(path))
+    table = _current_rows(path)
     value = find_rules(table, planned=_planned(path), **query)
     display.show(value, output_format, display.rules_tables, rows=value["depth_vs_width"])
     if plot:
@@ -316,6 +316,17 @@ def _find(name: str | None, results: Path) -> Path:
     return path
 
 
+def _current_rows(path: Path) -> "pd.DataFrame":
+    """The table without the trials that the sweep's space no longer plans: an edited recipe makes other trials."""
+    table, planned = read_table(rows_of(path)), _planned(path)
+    if planned is None:
+        return table
+    current = table["trial_id"].isin(planned["trial_id"])
+    if not current.all():
+        say(f"{(~current).sum()} of {len(table)} rows are of trials that {path}/space.yaml no longer plans: left out")
+    return table[current].reset_index(drop=True)
+
+
 def _planned(path: Path) -> "pd.DataFrame | None":
     """The cells of a sweep's space; None for a table from elsewhere, or where only a plug-in could tell."""
     folder = SweepFolder(path)
@@ -339,5 +350,5 @@ def _write_report(path: Path, cost: str | None) -> Path:
     from sweep.report import write_report
 
     folder = SweepFolder(path).report if path.is_dir() else path.with_suffix(".report")
-    write_report(read_table(rows_of(path)), _planned(path), folder, cost)
+    write_report(_current_rows(path), _planned(path), folder, cost)
     return folder

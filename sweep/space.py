@@ -226,6 +226,10 @@ class Resources(_Strict):
     def _one_kind(self) -> "Resources":
         if self.gpu and self.tpu:
             raise ValueError("a trial runs on GPUs or on TPUs, not on both; leave out one of `gpu` and `tpu`")
+        if self.tpu > 1 or (self.tpu and self.devices > 1):
+            raise ValueError("a trial trains on one TPU chip; more are not supported, write `tpu: 1` and no `devices`")
+        if self.tpu and self.precision == "float16":
+            raise ValueError("a TPU computes in bfloat16 or float32, not in float16")
         return self
 
     @property

@@ -48,6 +48,7 @@ class Learner:
         self.objective = Objective(self.recipe, config.data.classes)
         self.scaler = device.scaler()
         self.micro_batch = micro_batch(config, device)
+        self._found_to_fit: int | None = None  # once memory ran out with a larger micro-batch
         if self.micro_batch > self.recipe.bn_batch:
             group_batch_norm(self.model, self.recipe.bn_batch)
         self._statistics = SharedStatistics(self.model, ranks, self._images // self.recipe.bn_batch)
@@ -101,7 +102,7 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 torch._foreach_copy_(self._running(), buffers)
-            self.micro_batch = _next_smaller(self.micro_batch, self.recipe.bn_batch)
+            self.micro_batch = self._found_to_fit = _next_smaller(self.micro_batch, self.recipe.bn_batch)
             self.device.forget_failed_step()
 
     def _halvable_state(self) -> list[torch.Tensor]:
@@ -154,7 +155,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "average": average,
             "scaler": self.scaler.state_dict(),
-            "micro_batch": self.micro_batch,
+            "found_to_fit": self._found_to_fit,
         }
         return dict(self.device.to_host(state))
 
@@ -167,8 +168,9 @@ class Learner:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.device.cut()
-        if state["micro_batch"] < self.micro_batch and self.micro_batch % state["micro_batch"] == 0:
-            self.micro_batch = state["micro_batch"]  # what was found to fit
+        fits = state["found_to_fit"]
+        if fits and fits < self.micro_batch and self.micro_batch % fits == 0:
+            self.micro_batch = self._found_to_fit = fits
 
 
 def _built(config: TrialConfig) -> nn.Module:

@@ -241,3 +241,15 @@ def test_a_trial_of_an_earlier_space_is_exported_all_the_same(sweep, finished, m
     assert (config.trial_id, path.resolve(), row["epochs"], str(target)) == (
         trials[2].trial_id, weights, 3, "here",
     )  # fmt: skip
+
+
+def test_trials_of_another_recipe_are_left_out_once_the_space_no_longer_plans_them(sweep, finished):
+    finished(RESNET)
+    folder, trials = finished(RESNET.replace("recipe: small", "recipe: {name: small, learning_rate: 0.2}"))
+    assert len(list(folder.trials.iterdir())) == 6  # nothing is removed
+    for command in ("pareto", "rules", "report"):
+        code, _, err = sweep(command, "tiny")
+        assert (code, err.count("\n")) == (0, 1), err
+        assert err == "3 of 6 rows are of trials that results/tiny/space.yaml no longer plans: left out\n"
+    fronts = json.loads(sweep("pareto", "tiny", "--format", "json")[1])["fronts"]
+    assert {member["trial_id"] for front in fronts for member in front["front"]} == {t.trial_id for t in trials}

@@ -162,6 +162,14 @@ ONE_PROBLEM = {
         RESNET + "resources: {gpu: 1, tpu: 1}\n",
         "9: resources: a trial runs on GPUs or on TPUs, not on both; leave out one of `gpu` and `tpu`",
     ),
+    "several TPU chips": (
+        RESNET + "resources: {tpu: 4}\n",
+        "9: resources: a trial trains on one TPU chip; more are not supported, write `tpu: 1` and no `devices`",
+    ),
+    "a TPU's precision": (
+        RESNET + "resources: {tpu: 1, precision: float16}\n",
+        "9: resources: a TPU computes in bfloat16 or float32, not in float16",
+    ),
     "devices that do not divide the batch": (
         RESNET + "resources: {devices: 2}\n",
         "9: resources.devices: batch_size 32 is 1 groups of bn_batch 32, which 2 devices cannot share evenly",
@@ -211,7 +219,7 @@ def test_on_and_off_may_be_written_as_yaml_reads_them(space):
 def test_every_key_reads_back_from_the_dumped_copy(space, plugin):
     text = MINE.replace("my_images", "my_images, cache: '${C}/x', cache_side: 64, unreadable: skip, download: true")
     more = """\
-resources: {tpu: 4, devices: 1, precision: float16, micro_batch: 32, compile: off, loader_workers: 0}
+resources: {tpu: 1, devices: 1, precision: float32, micro_batch: 32, compile: off, loader_workers: 0}
 checkpoints: {every_minutes: 2.5, quota_gb: 3, keep_weights: true}
 hung_after_minutes: 5
 model: {}
