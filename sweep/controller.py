@@ -146,6 +146,8 @@ class Controller:
         """See `Listener`."""
         self._commit(config, result)
         self._progress.ended(config, result)
+        for note in result.notes:
+            self._progress.note(note)
 
     def _commit(self, config: TrialConfig, result: TrialResult) -> None:
         """Row first, tracker second."""

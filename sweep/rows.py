@@ -57,6 +57,7 @@ def result_columns(result: TrialResult) -> dict[str, Any]:
     return {
         **values,
         "status": result.status.value,
+        "notes": "; ".join(result.notes) or None,
         "epochs_done": len(history),
         "minival_top1": last.minival_top1 if last else None,
         "train_top1": last.train_top1 if last else None,

@@ -49,6 +49,7 @@ COLUMNS: tuple[Column, ...] = (
         "ok, or why there is no result: oom, diverged, crashed, data_error, excluded, ...",
     ),
     Column("error", _TEXT, "", "message of the failure, or the reason of the exclusion"),
+    Column("notes", _TEXT, "", "what happened on the way, such as a damaged checkpoint that was passed over"),
     Column("attempts", _WHOLE, "", "times that training of this trial was started or resumed"),
     Column("epochs_done", _WHOLE, "epochs", "epochs finished"),
     Column("started_at", _TEXT, "UTC, ISO 8601", "start of the first attempt"),

@@ -7,7 +7,7 @@ manifest that fits, a checkpoint does not count. Its name says how far it got: e
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -46,13 +46,13 @@ def save(folder: Path, mark: Mark, state: dict[str, Any], quota_bytes: int | Non
     _drop_others(folder, path.with_suffix(".json"), kept)
 
 
-def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The newest state whose file fits its manifest, or None; damaged ones are reported as warnings."""
+def load_latest(folder: Path, report: Callable[[str], None] = warnings.warn) -> dict[str, Any] | None:
+    """The newest state whose file fits its manifest, or None; each damaged one is reported in one line."""
     for manifest in _manifests(folder):
         try:
             return load(manifest.with_suffix(".pt"))
         except Exception as error:  # torch.load raises many kinds on a damaged file
-            warnings.warn(f"{manifest}: damaged checkpoint passed over: {error}", stacklevel=2)
+            report(f"{manifest}: damaged checkpoint passed over: {' '.join(str(error).split())[:200]}")
     return None
 
 

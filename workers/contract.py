@@ -168,6 +168,7 @@ class TrialResult:
     precision: str | None = None  # that the device computed in: float16 where bfloat16 was asked for and is missing
     micro_batch: int | None = None
     skipped_images: int | None = None  # unreadable ones that were left out
+    notes: tuple[str, ...] = ()  # what happened on the way, in any attempt: damaged checkpoints
     versions: str | None = None
     host: str | None = None
 
@@ -182,6 +183,7 @@ class TrialResult:
             raw = json.loads(text)
             raw["status"] = TrialStatus(raw["status"])
             raw["history"] = tuple(EpochMetrics(**epoch) for epoch in raw["history"])
+            raw["notes"] = tuple(raw.get("notes", ()))
             return cls(**raw)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a trial result: {error}") from error

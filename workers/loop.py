@@ -24,11 +24,19 @@ class Loop:
         work: the trial's folder, for its checkpoints.
         report: called after every epoch whose checkpoint is safe, in each of the trial's processes.
         history: filled with every epoch: those of earlier attempts, then those trained now.
+        note: called with one line for what people should know: a damaged checkpoint.
     """
 
-    def __init__(self, trainer: Trainer, work: Path, report: Report, history: list[EpochMetrics]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        work: Path,
+        report: Report,
+        history: list[EpochMetrics],
+        note: Callable[[str], None],
+    ) -> None:
         self.trainer, self.history = trainer, history
-        self._work, self._report = work, report
+        self._work, self._report, self._note = work, report, note
         self._losses: list[torch.Tensor] = []  # of the present epoch's steps
         self._seconds = 0.0  # spent on them in earlier attempts
         self._saved_at = time.monotonic()
@@ -82,7 +90,7 @@ class Loop:
 
     def _resume(self) -> None:
         """Load the newest checkpoint; all ranks the same one."""
-        state = checkpoint.load_latest(self._work)
+        state = checkpoint.load_latest(self._work, self._note)
         if state and state.get("trial_id") != self.trainer.config.trial_id:
             state = None
         mark = (len(state["history"]), len(state["losses"])) if state else None

@@ -71,7 +71,9 @@ def run_trial(
         finished = read_result(work)
         if finished and finished.status is TrialStatus.OK and finished.trial_id == config.trial_id:
             return finished
-        attempt = _begin_attempt(config, work) if leads else _Attempt(config, work, leads=False)
+        attempt = _Attempt(config, work, leads)
+        if leads:
+            attempt.begin()
         with attempt.watched(end_when_hung) as beat:
             outcome = _train_or_explain(attempt, report, beat)
         return attempt.end(outcome)
@@ -90,13 +92,35 @@ class _Attempt:
     leads: bool  # writes files
     number: int = 1
     started_at: str = ""
+    notes: list[str] = field(default_factory=list)  # of all attempts
     history: list[EpochMetrics] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Count this attempt and forget the last one's failure."""
+        (self.work / RESULT).unlink(missing_ok=True)
+        try:
+            record = json.loads((self.work / ATTEMPTS).read_text())
+            earlier = int(record["attempts"]), str(record["started_at"]), [str(note) for note in record["notes"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            earlier = 0, _now(), []
+        self.number, self.started_at, self.notes = earlier[0] + 1, *earlier[1:]
+        self._write_record()
+
+    def note(self, text: str) -> None:
+        """Keep what people should know of this attempt, whatever becomes of it."""
+        self.notes.append(text)
+        if self.leads:
+            self._write_record()
+
+    def _write_record(self) -> None:
+        record = {"attempts": self.number, "started_at": self.started_at, "notes": self.notes}
+        write_json(self.work / ATTEMPTS, record)
 
     def end(self, outcome: dict[str, Any]) -> TrialResult:
         """The result, written where this process is the one that writes, or the first to fail."""
         result = TrialResult(
             self.config.trial_id, attempts=self.number, started_at=self.started_at, finished_at=_now(),
-            host=platform.node(), versions=versions(), **{"history": tuple(self.history), **outcome},
+            host=platform.node(), versions=versions(), history=tuple(self.history), notes=tuple(self.notes), **outcome,
         )  # fmt: skip
         failed = result.status is not TrialStatus.OK
         if self.leads or failed:
@@ -155,7 +179,7 @@ def _train(attempt: _Attempt, report: Report, beat: Callable[[], None]) -> dict[
     splits = load_splits(config.data, config.plugins, beat)
     trainer = Trainer(config, splits, device, ranks, beat)
     with closing(trainer.loader):
-        Loop(trainer, attempt.work, report, attempt.history).run()
+        Loop(trainer, attempt.work, report, attempt.history, attempt.note).run()
         started = time.perf_counter()
         (val,) = trainer.evaluate(splits.val)
         val_seconds = time.perf_counter() - started
@@ -215,18 +239,6 @@ def _owned(work: Path) -> Iterator[None]:
     with (work / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _begin_attempt(config: TrialConfig, work: Path) -> _Attempt:
-    """Count this attempt and forget the last one's failure."""
-    (work / RESULT).unlink(missing_ok=True)
-    try:
-        record = json.loads((work / ATTEMPTS).read_text())
-        number, started_at = int(record["attempts"]) + 1, str(record["started_at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        number, started_at = 1, _now()
-    write_json(work / ATTEMPTS, {"attempts": number, "started_at": started_at})
-    return _Attempt(config, work, True, number, started_at)
 
 
 def _now() -> str:
