@@ -96,20 +96,21 @@ class Learner:
             try:
                 return self._accumulate(number, images, labels, prepare)
             except Exception as error:
-                if not (buffers and out_of_memory(error)):
+                if buffers is None or not out_of_memory(error):
                     raise
             # Outside of the handler: the exception's frames held what did not fit.
             self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
-                torch._foreach_copy_(self._running(), buffers)
+                for running, before in zip(self._running(), buffers, strict=True):
+                    running.copy_(before)
             self.micro_batch = self._found_to_fit = _next_smaller(self.micro_batch, self.recipe.bn_batch)
             self.device.forget_failed_step()
 
-    def _halvable_state(self) -> list[torch.Tensor]:
-        """What a forward pass changes, kept as long as there is a smaller micro-batch to go back to."""
+    def _halvable_state(self) -> list[torch.Tensor] | None:
+        """What a forward pass changes; None where there is no smaller micro-batch to go back to."""
         # Other ranks would wait for this one's gradients: there a failed step ends the attempt.
         if self.micro_batch <= self.recipe.bn_batch or self.ranks.size > 1:
-            return []
+            return None
         return [buffer.clone() for buffer in self._running()]
 
     def _running(self) -> list[torch.Tensor]:

@@ -83,6 +83,15 @@ def test_out_of_memory_halves_the_micro_batch_and_the_step_is_done_again_from_th
     assert_equal(learner, expected)
 
 
+def test_a_model_without_batch_norm_is_halved_as_well(device):
+    config = digits_trial(execution=Execution(micro_batch=32), batch_size=32, bn_batch=4, resolution=32)
+    config = dataclasses.replace(config, family="timm:test_vit", width=None, depth=None, model={})
+    learner = limited(Learner(config, device, Ranks()), 8)
+    images = torch.zeros(32, 3, 32, 32, dtype=torch.uint8)
+    learner.step(0, 0.1, images, batch()[1], lambda pixels: pixels.float())
+    assert learner.micro_batch == 8
+
+
 def test_one_group_that_does_not_fit_is_out_of_memory(device):
     learner = limited(learner_of(device, 32), 2)
     with pytest.raises(torch.OutOfMemoryError):
