@@ -120,10 +120,14 @@ class Device:
         return {name: xla.send(value, self.torch) for name, value in state.items()}
 
 
+# What tells of too little memory in a RuntimeError: torch's allocator on CPU, oneDNN where it could not allocate, XLA.
+MEMORY_WORDS = ("DefaultCPUAllocator", "could not create a primitive", "RESOURCE_EXHAUSTED")
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had too little memory; torch's allocator on CPU and XLA tell by message alone."""
-    words = ("DefaultCPUAllocator", "RESOURCE_EXHAUSTED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
+    """Whether a device or the host had too little memory."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(word in str(error) for word in MEMORY_WORDS)
 
 
 def _find(kind: str) -> torch.device:

@@ -33,7 +33,7 @@ run_trial(config, Path(sys.argv[1]))
 
 @pytest.mark.slow
 def test_a_trial_that_runs_out_of_memory_goes_on_with_smaller_micro_batches(tmp_path):
-    script = SCRIPT.replace("SHARE", "0.5")
+    script = SCRIPT.replace("SHARE", "0.75")
     command = [sys.executable, "-c", script, str(tmp_path)]
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
