@@ -33,7 +33,7 @@ def contents(folder):
 
 def under_way(results):
     """Trials that have a checkpoint and no result."""
-    works = (path.parent for path in (results / "work").glob("*/checkpoint-00001.json"))
+    works = (path.parent for path in (results / "work").glob("*/checkpoint-00001-*.json"))
     return [work for work in works if not (work / "result.json").exists()]
 
 
