@@ -1,5 +1,6 @@
 """The processes that train one trial together: each holds one device and its share of every batch's groups."""
 
+import warnings
 from typing import Any, Self
 
 import torch
@@ -63,9 +64,11 @@ class Ranks:
         if self.size == 1:
             return model
         ids = [torch.cuda.current_device()] if device.kind == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            # `broadcast_buffers` has a new name in the newest torch; the oldest that is allowed knows this one alone.
+            return nn.parallel.DistributedDataParallel(
+                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
 
 class SharedStatistics:

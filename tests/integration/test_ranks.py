@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 RECIPE = {
     "batch_size": 128,
     "bn_batch": 32,
-    "learning_rate": 0.01,  # small, so that rounding does not grow from step to step
+    "learning_rate": 1e-3,  # small: where rounding moves a value over a ReLU's edge, its gradient jumps
     "dropout": 0.2,
     "stochastic_depth": 0.3,
     "mixup_alpha": 0.2,
@@ -66,7 +66,7 @@ def assert_equal(result, other, work, other_work):
     assert list(weights) == list(others)
     for name, value in weights.items():
         difference = (value.double() - others[name].double()).abs().max()
-        assert difference <= 2e-3 * max(1.0, others[name].double().abs().max()), name
+        assert difference <= 1e-3 * max(1.0, others[name].double().abs().max()), name
 
 
 @pytest.fixture(scope="module")
