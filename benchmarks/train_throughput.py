@@ -54,7 +54,7 @@ CLASSES, TRAIN_IMAGES, VAL_IMAGES = 10, 1536, 40
 
 
 @dataclass(frozen=True)
-class Loop:
+class TimedLoop:
     """One of the two loops: `run(steps)` trains on and returns (seconds, seconds of it waiting for data)."""
 
     run: Callable[[int], tuple[float, float]]
@@ -102,7 +102,7 @@ def timed(batches: Iterator[object], waited: list[float]) -> Iterator[object]:
         yield batch
 
 
-def our_loop(config: TrialConfig, device: Device) -> Loop:
+def our_loop(config: TrialConfig, device: Device) -> TimedLoop:
     """The trial's own loop."""
     trainer, waited, epoch = Trainer(config, load_splits(config.data), device), [0.0], 0
     batches_of = trainer.loader.train
@@ -114,10 +114,10 @@ def our_loop(config: TrialConfig, device: Device) -> Loop:
             epoch += 1
             yield from trainer.train(epoch)
 
-    return Loop(stopwatch(steps(), waited, device))
+    return TimedLoop(stopwatch(steps(), waited, device))
 
 
-def plain_loop(config: TrialConfig, root: Path, device: Device) -> Loop:
+def plain_loop(config: TrialConfig, root: Path, device: Device) -> TimedLoop:
     """What a person writes with timm and torch."""
     torch.manual_seed(config.seed)
     model = build_model(config.family, config.arguments, config.resolution, CLASSES, config.recipe)
@@ -148,7 +148,7 @@ def plain_loop(config: TrialConfig, root: Path, device: Device) -> Loop:
                     average.update(model)
                 yield loss
 
-    return Loop(stopwatch(steps(), waited, device))
+    return TimedLoop(stopwatch(steps(), waited, device))
 
 
 def stopwatch(steps: Iterator[object], waited: list[float], device: Device) -> Callable[[int], tuple[float, float]]:
