@@ -41,7 +41,7 @@ def test_a_hung_step_ends_the_process_with_a_result_that_says_where_it_stood(tmp
     plugin = tmp_path / "stuck.py"
     plugin.write_text(PLUGIN)
     config = digits_trial(
-        epochs=3, batch_size=256, bn_batch=256, execution=Execution(loader_workers=0, hung_after_s=2.0)
+        epochs=3, batch_size=256, bn_batch=256, execution=Execution(loader_workers=0, hung_after_s=10.0)
     )
     config = dataclasses.replace(config, family="stuck", width=None, depth=None, model={}, plugins=(str(plugin),))
     file, work = tmp_path / "trial.json", tmp_path / "work"

@@ -27,9 +27,9 @@ def test_a_trial_learns_in_half_precision_and_says_so(tmp_path, float32, precisi
     result = run_trial(dataclasses.replace(CONFIG, precision=precision), tmp_path)
     assert (result.status, result.precision) == (TrialStatus.OK, precision), result.error
     losses, expected = ([epoch.train_loss for epoch in trial.history] for trial in (result, float32))
-    assert losses == pytest.approx(expected, rel=0.15)
+    assert losses == pytest.approx(expected, rel=0.3)
     assert losses != expected
-    assert result.val_top1 > 50
+    assert result.val_top1 > 30  # chance is 10 %
 
 
 def test_bfloat16_where_a_cpu_computes_it_wrongly_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from workers.contract import Execution, TrialStatus
 from workers.trial import run_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own deprecations
-RECIPE = {"batch_size": 128, "bn_batch": 32, "learning_rate": 0.01}
+RECIPE = {"batch_size": 128, "bn_batch": 32, "learning_rate": 1e-3}
 
 
 class Listener:
