@@ -30,7 +30,7 @@ from ray.tune.search import Searcher
 from sweep.errors import ResourcesError
 from sweep.executor import Listener, died
 from workers.contract import EpochMetrics, TrialConfig
-from workers.trial import read_result, run_trial
+from workers.trial import RESULT, failed_for_good, read_result, run_trial
 
 Work = Callable[[str], Path]
 
@@ -171,7 +171,9 @@ def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    storage = Path(parameters["work"]) / "ray"  # where every process can write; nothing in it is read again
+    work = Path(parameters["work"])
+    (work / RESULT).unlink(missing_ok=True)  # what lies there from now on is of this start
+    storage = work / "ray"  # where every process can write; nothing in it is read again
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config=parameters,
@@ -189,6 +191,9 @@ def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
     )
     try:
         trainer.fit()
+    except Exception:
+        if read_result(work) is None:
+            raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
@@ -197,8 +202,10 @@ def _train_rank(parameters: dict[str, Any]) -> None:
     """One of the processes of a trial; all of them have to report, since Ray waits for all."""
     from ray import train
 
-    config = TrialConfig.from_json(parameters["config"])
-    run_trial(config, Path(parameters["work"]), lambda epoch: train.report(epoch.__dict__), end_when_hung=True)
+    config, work = TrialConfig.from_json(parameters["config"]), Path(parameters["work"])
+    if failed_for_good(work):  # Ray starts the processes again after any failure; this one would only come again
+        return
+    run_trial(config, work, lambda epoch: train.report(epoch.__dict__), end_when_hung=True)
 
 
 class _Feed(Searcher):  # type: ignore[misc]

@@ -34,11 +34,16 @@ class Ranks:
                 dist.init_process_group("nccl" if device.kind == "cuda" else "gloo")
             except ValueError as error:
                 raise InvalidConfigError(
-                    f"a trial of {size} devices: let Ray or `torchrun --nproc-per-node {size}` start it ({error})"
+                    f"a trial of {size} devices: let Ray or `torchrun --nproc-per-node {size}` start it"
                 ) from error
         if dist.get_world_size() != size:
             raise InvalidConfigError(f"a trial of {size} devices: {dist.get_world_size()} processes were started")
         return cls(dist.get_rank(), size)
+
+    @staticmethod
+    def met() -> bool:
+        """Whether this process has joined others, who may wait for it."""
+        return dist.is_available() and dist.is_initialized()
 
     @property
     def first(self) -> bool:

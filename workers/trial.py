@@ -63,8 +63,8 @@ def run_trial(
         The result, taken from the folder if an earlier attempt got that far.
 
     Raises:
-        RankError: this process failed and is not the first of those that share the trial; whoever started them has to
-            end the others, which wait for it.
+        RankError: this process failed, and others share the trial; whoever started them has to end them, since they
+            wait for it. The result lies in the folder.
     """
     leads = _leads(config)
     with _owned(work) if leads else nullcontext():
@@ -98,13 +98,18 @@ class _Attempt:
     def begin(self) -> None:
         """Count this attempt and forget the last one's failure."""
         (self.work / RESULT).unlink(missing_ok=True)
+        self._read_record()
+        self.number += 1
+        self._write_record()
+
+    def _read_record(self) -> None:
+        """What earlier attempts left, or the first process of this one."""
         try:
             record = json.loads((self.work / ATTEMPTS).read_text())
             earlier = int(record["attempts"]), str(record["started_at"]), [str(note) for note in record["notes"]]
         except (OSError, ValueError, KeyError, TypeError):
             earlier = 0, _now(), []
-        self.number, self.started_at, self.notes = earlier[0] + 1, *earlier[1:]
-        self._write_record()
+        self.number, self.started_at, self.notes = earlier
 
     def note(self, text: str) -> None:
         """Keep what people should know of this attempt, whatever becomes of it."""
@@ -117,17 +122,25 @@ class _Attempt:
         write_json(self.work / ATTEMPTS, record)
 
     def end(self, outcome: dict[str, Any]) -> TrialResult:
-        """The result, written where this process is the one that writes, or the first to fail."""
+        """The result, written where this process is the one that writes, or the first to fail.
+
+        Raises:
+            RankError: the trial has failed and other processes share it, which have to be ended.
+        """
+        if not self.leads:
+            self._read_record()
         result = TrialResult(
             self.config.trial_id, attempts=self.number, started_at=self.started_at, finished_at=_now(),
             host=platform.node(), versions=versions(), history=tuple(self.history), notes=tuple(self.notes), **outcome,
         )  # fmt: skip
-        failed = result.status is not TrialStatus.OK
-        if self.leads or failed:
+        shared = Ranks.met()
+        if result.status is not TrialStatus.OK:
+            if not (shared and failed_for_good(self.work)):  # the first one to fail says why
+                write_bytes(self.work / RESULT, result.to_json().encode())
+            if shared:
+                raise RankError(f"{result.status}: {result.error}")
+        elif self.leads:
             write_bytes(self.work / RESULT, result.to_json().encode())
-        if failed and not self.leads:
-            raise RankError(f"{result.status}: {result.error}")
-        if self.leads and not failed:
             checkpoint.clear(self.work)
         return result
 
@@ -158,6 +171,12 @@ def read_result(work: Path) -> TrialResult | None:
         return None
 
 
+def failed_for_good(work: Path) -> bool:
+    """Whether a work folder holds a failure that another attempt would only repeat."""
+    result = read_result(work)
+    return result is not None and result.status not in (TrialStatus.OK, TrialStatus.CRASHED)
+
+
 def _train_or_explain(attempt: _Attempt, report: Report, beat: Callable[[], None]) -> dict[str, Any]:
     """The fields of a result, good or bad."""
     try:
@@ -165,8 +184,6 @@ def _train_or_explain(attempt: _Attempt, report: Report, beat: Callable[[], None
     except TrialError as error:
         status, message = error.status, str(error)
     except Exception as error:  # a row must come of every failure
-        if attempt.leads and (first := read_result(attempt.work)):  # another rank's, without which this one failed
-            return {"status": first.status, "error": first.error}
         status, message = TrialStatus.OOM if out_of_memory(error) else TrialStatus.CRASHED, _one_line(error)
     return {"status": status, "error": message}
 
@@ -264,7 +281,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         result = run_trial(config, options.work, _print_epoch if _leads(config) else lambda _: None, end_when_hung=True)
-    except RankError:  # the result says why
+    except RankError as error:
+        sys.stderr.write(f"{config.trial_id}: {error}\n")
         return 1
     if not _leads(config):
         return 0

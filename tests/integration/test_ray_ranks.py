@@ -1,5 +1,6 @@
 """One trial in two processes that Ray starts, on a cluster of two CPU cores."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -88,3 +89,14 @@ def test_a_process_lost_in_mid_training_costs_only_the_steps_since_the_checkpoin
     assert [epoch.epoch for epoch in result.history] == [1, 2, 3]
     assert set(listener.epochs) <= {1, 2, 3}  # the one that was being reported may be lost; the result has it
     assert not (tmp_path / "a-trial" / "ray").exists()
+
+
+def test_a_failure_that_would_only_come_again_ends_all_processes_and_is_not_tried_again(tmp_path):
+    config = config_of(2)
+    diverging = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, learning_rate=1e30))
+    listener = Listener()
+    with RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
+        executor.run([diverging], lambda trial_id: tmp_path / trial_id, listener)
+    result = listener.results["a-trial"]
+    assert (result.status, result.attempts) == (TrialStatus.DIVERGED, 1)
+    assert result.started_at

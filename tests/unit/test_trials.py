@@ -190,7 +190,7 @@ def test_threads_and_precision_follow_from_the_resources():
     assert made(cpu=2) == ("cpu", "float32", 2)
     assert made(gpu=1) == ("cuda", "bfloat16", None)
     assert made(gpu=0.5, cpu=8, precision="float32") == ("cuda", "float32", None)
-    assert made(tpu=4) == ("xla", "bfloat16", None)
+    assert made(tpu=1) == ("xla", "bfloat16", None)
     assert made(gpu=1, precision="float16") == ("cuda", "float16", None)
 
 
