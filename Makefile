@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow test-xla lint format clean
+.PHONY: quickstart test test-slow test-xla audit lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/sweep run search_spaces/quickstart.yaml
@@ -19,6 +19,12 @@ test: lint
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# Known vulnerabilities of the pinned versions. Its own environment: what checks the packages is not one of them.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	-.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/python tests/audit.py
 
 # XLA compiles for whatever device there is; here for the CPU.
 test-xla: .venv-xla/installed
@@ -44,5 +50,5 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-xla build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-xla .venv-audit build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

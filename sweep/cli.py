@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr; exit codes: 0 done, 1 some tria
 130 interrupted.
 """
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -63,16 +64,24 @@ RESULTS = Path("results")
 
 
 def main() -> None:
-    """Entry point: errors of ours become one line and an exit code."""
+    """Entry point: errors of ours become one line and an exit code. What is written is for this user only."""
+    os.umask(0o077)  # results hold paths and configurations, MLflow's database too; see docs/security.md
     try:
         app()
     except SweepError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         sys.exit(error.exit_code)
     except OSError as error:  # a path of the person's that cannot be read or written
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"{where}{error.strerror or error}\n")
+        _say(f"{where}{error.strerror or error}")
         sys.exit(SweepError.exit_code)
+
+
+def _say(problems: str) -> None:
+    """One problem a line; what they quote from a file must not reach the terminal as anything but text."""
+    from sweep.yaml_file import one_line
+
+    sys.stderr.writelines(f"{one_line(problem)}\n" for problem in problems.split("\n"))
 
 
 def _version(wanted: bool) -> None:
@@ -94,13 +103,20 @@ def _options(
 def plan(
     space: Space,
     dump: Annotated[Path | None, typer.Option(help="Also write every trial as <trial_id>.json here.")] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="TRIAL", help="Instead, say which field changed a trial's id, and from what."),
+    ] = None,
     results: Results = RESULTS,
     format: FormatOption = Format.TABLE,  # noqa: A002  (the option's name)
 ) -> None:
     """List every trial of a search space with its costs and what is left to do. Trains nothing, needs no data."""
-    from sweep import commands
+    from sweep import run_commands
 
-    commands.plan(space, dump, results, format.value)
+    if explain is not None:
+        run_commands.explain(space, explain, results, format.value)
+    else:
+        run_commands.plan(space, dump, results, format.value)
 
 
 @app.command()
@@ -121,11 +137,11 @@ def run(
     ] = None,
 ) -> None:
     """Train every trial that is not finished, then report. Running it again goes on where it stopped."""
-    from sweep import commands, interrupt
+    from sweep import interrupt, run_commands
 
     interrupt.install()
-    options = commands.RunOptions(executor.value, retry, max_concurrent, address)
-    sys.exit(commands.run(space, results, options))
+    options = run_commands.RunOptions(executor.value, retry, max_concurrent, address)
+    sys.exit(run_commands.run(space, results, options))
 
 
 @app.command()
@@ -185,7 +201,7 @@ def report(sweep: Sweep = None, results: Results = RESULTS, cost: Cost = None) -
 @app.command()
 def export(
     trial: Annotated[str, typer.Argument(help="A trial's id, or the beginning of it.", show_default=False)],
-    sweep: Annotated[str | None, typer.Option(help="Its sweep's name or path; by default the newest.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Its sweep's name or path; by default all are searched.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; by default export/<id> in the sweep's.")] = None,
     run_plugins: Annotated[
         bool, typer.Option("--run-plugins", help="Run the plug-ins that the sweep's folder names: code, so trust it.")
@@ -201,6 +217,6 @@ def export(
 @app.command()
 def sync(sweep: Sweep = None, results: Results = RESULTS) -> None:
     """Record every trial of the table in MLflow again, for a tracking server that was lost or changed."""
-    from sweep import commands
+    from sweep import run_commands
 
-    commands.sync(sweep, results)
+    run_commands.sync(sweep, results)

@@ -3,33 +3,31 @@
 A result without a row is taken over at the next start; a row that the tracker has not got is sent to it again.
 """
 
-import fcntl
-import json
-import os
-import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sweep import cost, interrupt
-from sweep.errors import RefusedError, SweepError
+from sweep.data_identity import accept
+from sweep.errors import StoppedEarlyError, StorageError, SweepError
 from sweep.executor import Executor
+from sweep.failures import ALIKE, Failures
+from sweep.jobs import Job, JobQueue
 from sweep.layout import SweepFolder
+from sweep.ledger import Ledger, recordable
+from sweep.masking import without_secrets
+from sweep.ownership import Owner
 from sweep.plan import EXCLUDED, Plan, PlanStatus, RowState, longest_first
 from sweep.rows import (
     cell_columns,
     commit,
     cost_columns,
     excluded_row,
-    read_history,
-    read_row,
     read_states,
     result_columns,
 )
 from sweep.tracking import Tracker
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
-from workers.files import write_json
+from workers.tether import reached
+from workers.work_folder import read_result, remove_unfinished
 
 if TYPE_CHECKING:
     from workers.profiling import Measurement
@@ -55,6 +53,9 @@ class Progress(Protocol):
     def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
         """One epoch of it is done."""
 
+    def again(self, config: TrialConfig, result: TrialResult) -> None:
+        """An attempt ended before the trial did; it will be run again."""
+
     def ended(self, config: TrialConfig, result: TrialResult) -> None:
         """It has its result."""
 
@@ -62,47 +63,36 @@ class Progress(Protocol):
         """Something that people should know."""
 
 
-@contextmanager
-def owned(folder: SweepFolder) -> Iterator[None]:
-    """Hold the sweep alone.
-
-    Raises:
-        RefusedError: another controller holds it; the message says which.
-    """
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedError(f"{folder.path}: {_owner(folder)} is running this sweep; wait or stop it") from None
-        file.seek(0)
-        file.truncate()
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"host": platform.node(), "pid": os.getpid(), "started_at": started}, file)
-        file.flush()
-        yield
-
-
-def _owner(folder: SweepFolder) -> str:
-    try:
-        owner = json.loads(folder.lock.read_text())
-        return f"process {owner['pid']} on {owner['host']} (since {owner['started_at']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-
-
 class Controller:
-    """Runs one plan; hears of every trial from the executor (`sweep.executor.Listener`)."""
+    """Runs one plan; hears of every trial from the executor (`sweep.executor.Listener`).
 
-    def __init__(self, folder: SweepFolder, executor: Executor, tracker: Tracker, progress: Progress) -> None:
-        self._folder, self._executor, self._tracker, self._progress = folder, executor, tracker, progress
+    Args:
+        folder: of the sweep.
+        owner: this process, as the one that may write there.
+        executor: runs the trials.
+        tracker: records them.
+        progress: shows them.
+    """
+
+    def __init__(
+        self, folder: SweepFolder, owner: Owner, executor: Executor, tracker: Tracker, progress: Progress
+    ) -> None:
+        self._folder, self._owner, self._executor = folder, owner, executor
+        self._tracker, self._progress = tracker, progress
         self._measured: dict[str, dict[str, Any] | None] = {}
+        self._queue = JobQueue((), folder.work, owner.path)
+        self._failures = Failures()
+        self._unwritten: dict[str, tuple[TrialConfig, TrialResult]] = {}  # results whose rows could not be written
+        self._storage_error: StorageError | None = None
+        self._stopped_early = ""
 
     def run(self, plan: Plan) -> None:
         """Bring the table up to the plan.
 
         Raises:
             KeyboardInterrupt: interrupted; what was committed stays and running it again goes on from there.
+            StorageError: a row could not be written; the result waits in the trial's work folder.
+            StoppedEarlyError: trial after trial failed in the same way, so the rest was not begun.
         """
         self._commit_exclusions(plan)
         self.send_untracked()
@@ -112,7 +102,15 @@ class Controller:
             ordered = longest_first(waiting, cost.count, self._step_ms)
             self._progress.running(ordered, {config.trial_id: self._work_of(config) for config in ordered})
             interrupt.check()
-            self._executor.run(ordered, self._folder.work, self)
+            self._queue = JobQueue(ordered, self._folder.work, self._owner.path, self._owner.stop_workers)
+            self._executor.run(self._queue, self)
+            self._write_what_waits()
+        if self._unwritten and self._storage_error:
+            raise self._storage_error
+        if self._queue.problem:
+            raise StorageError.of(self._queue.problem, self._folder.path)
+        if self._stopped_early:
+            raise StoppedEarlyError(self._stopped_early)
 
     def _commit_exclusions(self, plan: Plan) -> None:
         states = read_states(self._folder)
@@ -124,30 +122,55 @@ class Controller:
     def send_untracked(self, everything: bool = False) -> int:
         """Send the rows that the tracker has not got (or all); how many were sent."""
         states = read_states(self._folder)
-        ids = _recordable(states) if everything else untracked(self._folder, states)
+        ids = recordable(states) if everything else Ledger(self._folder).missing(states)
         for trial_id in ids:
-            row = read_row(self._folder.row(trial_id))
-            self._tracker.trial_ended(row, read_history(self._folder, trial_id))
+            self._tracker.trial_ended(trial_id)
         return len(ids)
 
-    def started(self, config: TrialConfig) -> None:
+    def started(self, job: Job) -> None:
         """See `Listener`."""
         interrupt.check()
-        self._tracker.trial_started(config)
-        self._progress.started(config)
+        self._tracker.trial_started(job.config)
+        self._progress.started(job.config)
 
-    def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
+    def epoch(self, job: Job, metrics: EpochMetrics) -> None:
         """See `Listener`."""
         interrupt.check()
-        self._tracker.epoch(config, metrics)
-        self._progress.epoch(config, metrics)
+        self._tracker.epoch(job.config, metrics)
+        self._progress.epoch(job.config, metrics)
 
-    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+    def ended(self, job: Job, result: TrialResult) -> None:
         """See `Listener`."""
-        self._commit(config, result)
-        self._progress.ended(config, result)
+        self._owner.check()
+        if result.status is not TrialStatus.OK:
+            interrupt.check()  # whoever was told to stop has not failed
+            if self._failures.repeats(result, reached(job.work)):
+                self._queue.put_back(job.config)
+                self._progress.again(job.config, result)
+                return
+        result = without_secrets(job.config, accept(self._folder, job.config, result))
+        self._failures.count(result, job.probe)
+        self._queue.probe(self._failures.suspicious)
+        self._unwritten[job.config.trial_id] = job.config, result
+        self._write_what_waits()
+        self._progress.ended(job.config, result)
         for note in result.notes:
             self._progress.note(note)
+        if self._failures.hopeless and (left := self._queue.clear()):
+            self._stopped_early = (
+                f"the last {ALIKE} trials failed alike ({result.status}: {result.error}); {left} were not begun"
+            )
+
+    def _write_what_waits(self) -> None:
+        """Write rows; where there is no room for one its result stays, to be tried again with the next one."""
+        for trial_id, (config, result) in list(self._unwritten.items()):
+            try:
+                self._commit(config, result)
+            except OSError as error:
+                self._storage_error = StorageError.of(error, self._folder.path)
+                self._progress.note(f"{self._storage_error}; its result waits in {self._folder.work(trial_id)}")
+                return
+            del self._unwritten[trial_id]
 
     def _commit(self, config: TrialConfig, result: TrialResult) -> None:
         """Row first, tracker second."""
@@ -155,21 +178,26 @@ class Controller:
         row = {**cell_columns(self._folder.name, config), **costs, **result_columns(result)}
         commit(self._folder, row, result.history)
         self._folder.tracked(config.trial_id).unlink(missing_ok=True)  # an earlier failure's record is out of date
-        self._tracker.trial_ended({k: v for k, v in row.items() if v is not None}, result.history)
+        self._tracker.trial_ended(config.trial_id)
+        if result.status is TrialStatus.OK:  # the worker may have died between its result and this
+            from workers.checkpoint import clear
+
+            clear(self._folder.work(config.trial_id))
 
     def _take_over_results(self, trials: list[TrialConfig]) -> list[TrialConfig]:
         """Commit good results whose controller died before it could; the trials that are left."""
-        from workers.trial import RESULT, read_result
+        from workers import checkpoint  # needs torch
 
         left = []
         for config in trials:
-            result = read_result(self._folder.work(config.trial_id))
+            work = self._folder.work(config.trial_id)
+            remove_unfinished(work)
+            result = read_result(work)
             if result and result.trial_id == config.trial_id and result.status is TrialStatus.OK:
-                self._commit(config, result)
+                self._commit(config, accept(self._folder, config, result))
+                checkpoint.clear(work)
                 self._progress.note(f"took over the finished result of {config.trial_id}")
             else:
-                # A failure that is to be tried again: nobody may take it for the next attempt's.
-                (self._folder.work(config.trial_id) / RESULT).unlink(missing_ok=True)
                 left.append(config)
         return left
 
@@ -215,17 +243,3 @@ class Controller:
         step_ms = self._step_ms(config)
         seconds = None if step_ms is None else cost.predicted_seconds(config, step_ms)
         return seconds if seconds is not None else float(config.epochs * cost.count(config).macs_per_image)
-
-
-def untracked(folder: SweepFolder, states: Mapping[str, RowState]) -> list[str]:
-    """Ids of the rows that the tracker has not got; excluded cells have nothing to record."""
-    return [trial_id for trial_id in _recordable(states) if not folder.tracked(trial_id).exists()]
-
-
-def _recordable(states: Mapping[str, RowState]) -> list[str]:
-    return [trial_id for trial_id, state in states.items() if state.status != EXCLUDED]
-
-
-def mark_tracked(folder: SweepFolder, trial_id: str, address: str, run_id: str) -> None:
-    """Note that the tracker has a trial, so that it is not sent again."""
-    write_json(folder.tracked(trial_id), {"tracking_uri": address, "run_id": run_id})

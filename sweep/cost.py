@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from sweep.errors import TableError
+from sweep.parts import read_part
 from sweep.table import write_records
 from workers.contract import TrialConfig
 from workers.environment import versions
@@ -58,7 +57,16 @@ def shape_id(config: TrialConfig) -> str:
     parts += [recipe.ema_decay > 0, recipe.stochastic_depth > 0, recipe.mixup_alpha > 0, recipe.cutmix_alpha > 0]
     parts += [execution.ranks, execution.micro_batch, execution.compile]
     parts += [config.device, config.precision, config.threads]
+    if config.device == "cuda" and execution.compile == "auto" and _compiled_by_itself(config):
+        parts.append("compiled")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _compiled_by_itself(config: TrialConfig) -> bool:
+    """Whether a long run on a GPU compiles the model, which short ones of the same shape do not."""
+    from workers.learner import compiles
+
+    return compiles(config, config.device, config.data.train_images)
 
 
 def write_measurement(path: Path, config: TrialConfig, rounds: "Sequence[Measurement]") -> None:
@@ -73,9 +81,9 @@ def write_measurement(path: Path, config: TrialConfig, rounds: "Sequence[Measure
 def read_measurement(path: Path) -> "dict[str, Any] | None":
     """A shape's measured columns, or None where there are none, whole, that these versions made."""
     try:
-        row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
+        row: dict[str, Any] = read_part(path).to_pylist()[0]
         measured = {name: row[name] for name in MEASURED}
-    except (OSError, ValueError, LookupError, pa.ArrowException):
+    except (TableError, LookupError):
         return None
     return measured if row.get("versions") == versions() else None
 

@@ -1,4 +1,4 @@
-"""Where a space's data lie on this machine: environment variables filled in, folders checked to be there."""
+"""Where a space's data lie on this machine: environment variables filled in, folders checked to be there and fit."""
 
 import os
 import re
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweep.data_checks import check_class_folders, check_package
 from sweep.errors import DataUnavailableError
 from sweep.yaml_file import YamlFile, read_yaml
 from workers.datasets import DATASETS
@@ -28,9 +29,11 @@ def data_paths(spec: "SweepSpec", path: Path) -> DataPaths:
     """The data set's folder, which has to be there, and the cache's, which need not.
 
     Raises:
-        DataUnavailableError: a variable is not set or a folder is missing; says what to set or what was expected.
+        DataUnavailableError: a variable is not set, a package or folder is missing, or the class folders are not those
+            that were promised; says what to set or what was expected.
     """
     file = read_yaml(path)
+    check_package(file, spec.data.name)
     cache = _filled_in(file, "cache", spec.data.cache, "a folder for decoded images")
     return DataPaths(_root(file, spec), None if cache is None else str(cache.absolute()))
 
@@ -43,9 +46,8 @@ def _root(file: YamlFile, spec: "SweepSpec") -> str | None:
     if folder is None:
         return None
     place = file.place(("data", "root"))
-    for split in ("train", "val") if in_classes else ():
-        if not (folder / split).is_dir():
-            raise DataUnavailableError(f"{place}: {folder / split} is no folder; expected one folder a class in it")
+    if in_classes:
+        check_class_folders(file, spec, folder)
     if not folder.is_dir():
         raise DataUnavailableError(f"{place}: {folder} is no folder; set it to {what}")
     return str(folder.absolute())

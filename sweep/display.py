@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -90,16 +90,57 @@ def plan_table(console: Console, value: Value) -> None:
     """Every trial of a plan, then the totals."""
     by_shape = _all_by_shape(value["trials"])
     names = ("depth", "width") if by_shape else ("model",)
-    table = _table("trial", *names, "px", "epochs", "params", "MACs", "FLOPs", "hours", "status", left=("model",))
+    columns = ("trial", *names, "px", "epochs", "params", "MACs", "FLOPs", "hours", "status")
+    table = _table(*columns, left=("model", "status"))
+    why = _numbered(trial for trial in value["trials"] if trial["reason"])
     for trial in value["trials"]:
         shape = (str(trial["depth"]), f"{trial['width']:g}") if by_shape else (model_in_words(trial),)
         table.add_row(
             trial["trial_id"], *shape, str(trial["resolution"]),
             str(trial["epochs"]), quantity(trial["params"]), quantity(trial["macs_per_image"]),
-            quantity(trial["train_flops"]), _number(trial["predicted_device_hours"], ".3g"), trial["status"],
+            quantity(trial["train_flops"]), _number(trial["predicted_device_hours"], ".3g"),
+            f"{trial['status']} {why[_short_reason(trial)]}" if trial["reason"] else trial["status"],
         )  # fmt: skip
     console.print(table)
+    for reason, number in why.items():
+        console.print(f"{number}: {reason}", style="dim", markup=False)
     console.print(_plan_totals(value["sweep"], value["totals"]))
+
+
+def explanation(console: Console, value: Value) -> None:
+    """What changed a trial's id."""
+    name, other = value["trial_id"], value["compared_with"]
+    if value["planned"] and value["has_row"]:
+        console.print(f"{name} is planned and has its row: nothing that makes its id has changed", markup=False)
+        return
+    here = "is planned and has no row" if value["planned"] else "has a row and is no longer planned"
+    there = "row" if value["planned"] else "planned trial"
+    if other is None:
+        console.print(f"{name} {here}; there is no {there} to compare it with", markup=False)
+        return
+    console.print(f"{name} {here}; the {there} most like it is {other}:", markup=False)
+    for change in value["changes"]:
+        console.print(
+            f"  {change['field']}: {_said(change['was'])} in the row, {_said(change['is'])} in the plan", markup=False
+        )
+
+
+def _said(value: Any) -> str:
+    return "its default" if value is None else json.dumps(value)
+
+
+def _numbered(trials: Iterable[Value]) -> dict[str, int]:
+    """Why trials are not run: each reason with the number that the table has for it."""
+    return {reason: number for number, reason in enumerate(dict.fromkeys(map(_short_reason, trials)), start=1)}
+
+
+def _short_reason(trial: Value) -> str:
+    """Without what differs from trial to trial: the value that is outside of a limit, the words of a failure."""
+    reason = str(trial["reason"])
+    if trial["status"] != "excluded":
+        return reason.partition(":")[0]
+    rule, outside, bounds = reason.partition(" outside ")
+    return rule.rpartition(" ")[0] + outside + bounds if outside else reason
 
 
 def _all_by_shape(trials: Sequence[Value]) -> bool:
@@ -141,7 +182,7 @@ def front_tables(console: Console, value: Value) -> None:
 def _front_table(console: Console, front: Value) -> None:
     budget = epochs_in_words(front["budget"])
     left_out = ", ".join(f"{count} {reason}" for reason, count in front["excluded"].items())
-    columns = ("", "model", "px", "top-1 %", "± se", front["cost"], "P(on front)")
+    columns = ("", "model", "px", "top-1 %", "se", front["cost"], "P(on front)")
     table = _table(*columns, left=("", "model"))
     chosen = {member["trial_id"] for member in front["recommended"]}
     for member in front["front"]:
@@ -177,12 +218,32 @@ def rules_tables(console: Console, value: Value) -> None:
         console.print(f"  {source}")
     verdicts = value["depth_vs_width_by_budget"]
     for kind in [v for i, v in enumerate(verdicts) if not any(_same_kind(v, other) for other in verdicts[:i])]:
-        if words := kind_in_words(kind, verdicts):
+        own = {name: _of_kind(entries, kind) for name, entries in value.items()}
+        words = kind_in_words(kind, verdicts)
+        if words and _has_no_numbers(own):
+            reasons = "; ".join(dict.fromkeys(entry["reason"] for entry in own["depth_vs_width"] if entry["reason"]))
+            console.print(f"\n[bold]{words}[/bold]: undetermined ({reasons}); trained: {_covered(own)}")
+            continue
+        if words:
             console.print(f"\n[bold]{words}[/bold]", style="underline")
-        _rules_of_one_kind(console, {name: _of_kind(entries, kind) for name, entries in value.items()})
+        _rules_of_one_kind(console, own)
     for entry in value["left_aside"]:
         family = entry["family"] or "a family without a name"
         console.print(f"left aside: {entry['rows']} rows of {family}, which has {entry['reason']}", style="dim")
+
+
+# What each kind of rule would give.
+_NUMBERS = (
+    ("depth_vs_width", "gain_points"),
+    ("resolution_steps", "points_per_doubling"),
+    ("resolution_exponent", "gamma"),
+    ("transfer", "kendall_tau"),
+)
+
+
+def _has_no_numbers(value: Value) -> bool:
+    """Whether there is nothing to compare: a cell or two that were trained for a comparison with other variants."""
+    return not value["regime"] and all(entry[name] is None for rules, name in _NUMBERS for entry in value[rules])
 
 
 def _same_kind(entry: Value, other: Value) -> bool:
@@ -284,53 +345,13 @@ def _transfers(console: Console, value: Value) -> None:
 
 
 def _coverage(console: Console, value: Value) -> None:
+    console.print("\n[bold]Coverage[/bold] " + _covered(value))
+
+
+def _covered(value: Value) -> str:
     parts = []
     for entry in value["coverage"]:
         missing = ", ".join(f"{count} {status}" for status, count in entry["missing_by_status"].items())
         budget = epochs_in_words(entry["budget"])
         parts.append(f"{budget}: {entry['ok']} of {entry['planned']}" + (f" ({missing})" if missing else ""))
-    console.print("\n[bold]Coverage[/bold] " + "; ".join(parts))
-
-
-def status_of(path: Any, table: Any, planned: Any) -> Value:
-    """How far a sweep is, JSON-ready: {"sweep","path","planned","ok","budgets":[...],"failures":[...]}."""
-    records = [] if table is None else table[["trial_id", "epochs", "status", "error"]].to_dict("records")
-    rows = [_stated(row, str(index)) for index, row in enumerate(records)]
-    states = {row["trial_id"]: row for row in rows}
-    cells = rows if planned is None else planned[["trial_id", "epochs"]].to_dict("records")
-    ids = [(str(cell["trial_id"]), cell["epochs"]) for cell in cells]
-    numbers = sorted({epochs for _, epochs in ids}, key=lambda epochs: epochs or 0)
-    budgets = [_budget_status(budget, ids, states) for budget in numbers]
-    good = sum(budget["by_status"].get("ok", 0) for budget in budgets)
-    failures = [
-        {name: row[name] for name in ("trial_id", "status", "error")}
-        for row in states.values()
-        if row["status"] not in ("ok", "excluded")
-    ]
-    return {
-        "sweep": path.name if path.is_dir() else path.stem, "path": str(path), "planned": len(ids), "ok": good,
-        "budgets": budgets, "failures": failures,
-        "no_longer_planned": len(states.keys() - {trial_id for trial_id, _ in ids}),
-    }  # fmt: skip
-
-
-def _stated(row: Value, number: str) -> Value:
-    """A row with words for what a file from elsewhere leaves out; analysis too takes rows without status for good."""
-    known = {name: value for name, value in row.items() if value is not None and value == value}
-    epochs = int(known["epochs"]) if "epochs" in known else None
-    return {"trial_id": number, "status": "ok", "error": None, **known, "epochs": epochs}
-
-
-def _budget_status(budget: Any, ids: Sequence[tuple[str, Any]], states: Mapping[str, Value]) -> Value:
-    members = [trial_id for trial_id, epochs in ids if epochs == budget]
-    by_status: dict[str, int] = {}
-    for trial_id in members:
-        if trial_id in states:
-            status = str(states[trial_id]["status"])
-            by_status[status] = by_status.get(status, 0) + 1
-    return {
-        "budget": budget,
-        "planned": len(members),
-        "by_status": by_status,
-        "not_run": len(members) - sum(by_status.values()),
-    }
+    return "; ".join(parts)

@@ -7,10 +7,15 @@
     │   └── DamagedTableError  exit code 3: a part of a sweep's own table is damaged
     ├── DataUnavailableError   the data set named by the space is not on this machine
     ├── ResourcesError         no machine at hand has what one trial asks for
+    ├── StoppedEarlyError      exit code 1: trials failed alike one after the other, the rest was not begun
+    ├── StorageError           exit code 3: a file cannot be written: no room, read-only, a broken disk
     └── RefusedError           exit code 3: another controller owns the sweep, or its files are damaged
 
 Messages are one line: where, what is wrong, what would be right.
 """
+
+from pathlib import Path
+from typing import Self
 
 
 class SweepError(Exception):
@@ -32,9 +37,18 @@ class NoRulesError(TableError):
 
 
 class DamagedTableError(TableError):
-    """A part of a sweep's own table is damaged."""
+    """A part of a sweep's own table is damaged.
+
+    Args:
+        message: one line.
+        reason: what is wrong with the file, where the message says more.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DataUnavailableError(SweepError):
@@ -43,6 +57,25 @@ class DataUnavailableError(SweepError):
 
 class ResourcesError(SweepError):
     """No machine at hand has what one trial asks for."""
+
+
+class StoppedEarlyError(SweepError):
+    """Trial after trial failed in the same way."""
+
+    exit_code = 1
+
+
+class StorageError(SweepError):
+    """A file of the sweep cannot be written; nothing that is there was harmed."""
+
+    exit_code = 3
+
+    @classmethod
+    def of(cls, error: OSError, folder: Path) -> Self:
+        """What the operating system says, with where and what to do."""
+        where = error.filename2 or error.filename or folder
+        reason = error.strerror or str(error)
+        return cls(f"{where}: {reason}; nothing is lost: once files can be written, the same command goes on")
 
 
 class RefusedError(SweepError):

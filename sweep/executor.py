@@ -1,12 +1,12 @@
 """The seam between the controller and whatever runs trials; every executor passes the same contract tests."""
 
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from sweep.jobs import Job, Jobs
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
+from workers.work_folder import read_attempts
 
 if TYPE_CHECKING:
     from workers.profiling import Measurement
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 class Listener(Protocol):
     """Hears of trials as they go on; called in the controller's thread."""
 
-    def started(self, config: TrialConfig) -> None:
+    def started(self, job: Job) -> None:
         """A worker took the trial up."""
 
-    def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
+    def epoch(self, job: Job, metrics: EpochMetrics) -> None:
         """An epoch is finished and its checkpoint safe."""
 
-    def ended(self, config: TrialConfig, result: TrialResult) -> None:
-        """The trial has its result, good or bad."""
+    def ended(self, job: Job, result: TrialResult) -> None:
+        """This attempt has its result, good or bad; with the status `preempted` the trial is not at its end."""
 
 
 class Executor(Protocol):
@@ -39,20 +39,31 @@ class Executor(Protocol):
     def measure(self, config: TrialConfig) -> "Measurement":
         """Measure the trial's shape, alone on the device."""
 
-    def run(self, trials: Sequence[TrialConfig], work: Callable[[str], Path], listener: Listener) -> None:
-        """Run every trial to its end in the order given, as many at a time as there is room for.
+    def run(self, jobs: Jobs, listener: Listener) -> None:
+        """Run trials to their ends in the order in which they are handed out, as many at a time as there is room for.
 
         Args:
-            trials: what to run.
-            work: a trial id's work folder.
-            listener: hears of each start, epoch and end.
+            jobs: asked for the next trial whenever there is room, until it has none and none is running.
+            listener: hears of each start, epoch and end. A trial may be put back among the jobs when it has ended.
 
         Raises:
-            KeyboardInterrupt: on SIGINT or SIGTERM; checkpoints stay, so running the rest later goes on from them.
+            KeyboardInterrupt: on SIGINT or SIGTERM, once the workers had time to save checkpoints.
         """
 
 
-def died(config: TrialConfig, reason: str) -> TrialResult:
-    """The result of a trial whose worker could not write one."""
+def died(job: Job, status: TrialStatus, reason: str) -> TrialResult:
+    """The result of a trial whose worker could not write one, from what its folder tells of its attempts."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return TrialResult(config.trial_id, TrialStatus.CRASHED, 1, now, now, error=reason)
+    record = read_attempts(job.work)
+    return TrialResult(
+        job.config.trial_id,
+        status,
+        attempts=record.get("attempts", 1),
+        started_at=record.get("started_at", now),
+        finished_at=now,
+        error=reason,
+        notes=tuple(record.get("notes", ())),
+        token=job.lease.token,
+        epochs_repeated=record.get("epochs_repeated", 0.0),
+        lost_device_hours=job.config.execution.ranks * record.get("lost_s", 0.0) / 3600,
+    )

@@ -1,11 +1,12 @@
 """Finds what `sweep export` needs of one trial: its row, its kept weights and its configuration, each of one id."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweep.errors import TableError
-from sweep.layout import SweepFolder
+from sweep.layout import SweepFolder, sweeps_in
 from sweep.rows import read_row, read_states
 from workers.contract import TrialConfig, TrialStatus
 
@@ -29,16 +30,35 @@ def find_trial(folder: SweepFolder, name: str) -> str:
         TableError: no trial or several have such an id, or it failed; the message says how to go on.
     """
     states = read_states(folder)
-    found = [name] if name in states else sorted(trial_id for trial_id in states if trial_id.startswith(name))
+    found = _only(states, name, folder.path, f"`sweep pareto {folder.name} --format json`")
+    state = states[found]
+    if state.status != TrialStatus.OK:
+        raise TableError(f"trial {found} has no model to export: {state.status}: {state.error}")
+    return found
+
+
+def sweeps_with(results: Path, name: str) -> list[SweepFolder]:
+    """The sweeps that have a trial: those that kept its weights first, of these the newest.
+
+    Raises:
+        TableError: none has it, or several trials have such an id.
+    """
+    ids = {folder: {row.stem for row in (folder / "trials").glob("*.parquet")} for folder in sweeps_in(results)}
+    found = _only(set().union(*ids.values()), name, results, "`sweep pareto SWEEP --format json`")
+    having = [SweepFolder(folder) for folder, known in ids.items() if found in known]
+    return sorted(having, key=lambda folder: not (folder.work(found) / WEIGHTS).is_file())
+
+
+def _only(ids: Iterable[str], name: str, where: Path, command: str) -> str:
+    """The one id that is or begins with `name`."""
+    known = set(ids)
+    found = [name] if name in known else sorted(trial_id for trial_id in known if trial_id.startswith(name))
     if not found:
-        how = f"`sweep pareto {folder.name} --format json` and `sweep plan SPACE` list the ids"
-        raise TableError(f"no trial {name!r} in {folder.path}/; {how}")
+        raise TableError(f"no trial {name!r} in {where}/; {command} and `sweep plan SPACE` list the ids")
     if len(found) > 1:
         more = ", ..." if len(found) > _MOST_NAMED else ""
-        raise TableError(f"{len(found)} trials of {folder.path}/ begin with {name!r}: {', '.join(found[:5])}{more}")
-    state = states[found[0]]
-    if state.status != TrialStatus.OK:
-        raise TableError(f"trial {found[0]} has no model to export: {state.status}: {state.error}")
+        named = ", ".join(found[:_MOST_NAMED])
+        raise TableError(f"{len(found)} trials of {where}/ begin with {name!r}: {named}{more}")
     return found[0]
 
 

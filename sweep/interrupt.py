@@ -1,9 +1,14 @@
-"""SIGINT and SIGTERM: one orderly way out, and no signal lost."""
+"""SIGINT and SIGTERM: one orderly way out, a quick one at the second signal, and no signal lost."""
 
+import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-_received = False
+_received = 0
+_deferred = False
 
 
 def install() -> None:
@@ -14,11 +19,33 @@ def install() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global _received
-    _received = True
-    raise KeyboardInterrupt
+    _received += 1
+    if _received > 1:
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h\n")  # a live display hides the cursor
+        os._exit(128 + signal.SIGINT)  # what was started here ends with this process
+    if not _deferred:
+        raise KeyboardInterrupt
+
+
+def received() -> bool:
+    """Whether a signal came."""
+    return _received > 0
 
 
 def check() -> None:
     """Raise KeyboardInterrupt if a signal came: one raised inside a destructor or at a fork is lost by Python."""
-    if _received:
+    if received():
         raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Only remember a signal meanwhile; whoever works inside asks `received` and comes to an orderly end."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    check()

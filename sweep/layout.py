@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import TableError
+from sweep.untrusted import inside, without_links
 from workers.files import write_bytes
 
 RESULTS = Path("results")
@@ -13,7 +14,11 @@ NOT_SWEEPS = frozenset({"published", "reference", "simulated"})  # folders of sw
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """`results/<sweep>/`: every path in it is made here."""
+    """`results/<sweep>/`: every path in it is made here, and none leads out of it.
+
+    Raises:
+        RefusedError: by everything that gives a path: an id is no name of ours, or a link stands in the way.
+    """
 
     path: Path
 
@@ -25,7 +30,7 @@ class SweepFolder:
     @property
     def space(self) -> Path:
         """The space as it was last run, resolved; earlier ones stand beside it as space-<hash>.yaml."""
-        return self.path / "space.yaml"
+        return self._inside("space.yaml")
 
     @property
     def spaces(self) -> list[Path]:
@@ -35,47 +40,66 @@ class SweepFolder:
     @property
     def planned(self) -> Path:
         """The explicit list of trials of that space; reading it needs neither the space nor its plug-ins."""
-        return self.path / "planned.parquet"
+        return self._inside("planned.parquet")
+
+    @property
+    def data(self) -> Path:
+        """Which images the trials were trained on: their identity by data set and version."""
+        return self._inside("data.json")
 
     @property
     def trials(self) -> Path:
         """The results table: one part per trial."""
-        return self.path / "trials"
+        return self._inside("trials")
 
     @property
     def shapes(self) -> Path:
         """Measurements, one part per shape."""
-        return self.path / "shapes"
+        return self._inside("shapes")
 
     @property
     def report(self) -> Path:
         """Figures and JSON for people."""
-        return self.path / "report"
+        return self._inside("report")
 
     @property
     def lock(self) -> Path:
         """Held by the controller that owns the sweep."""
-        return self.path / "lock"
+        return self._inside("lock")
+
+    @property
+    def owner(self) -> Path:
+        """Which controller that is, and that it lives."""
+        return self._inside("owner.json")
 
     def row(self, trial_id: str) -> Path:
         """The trial's row; it is there if and only if the trial ended."""
-        return self.trials / f"{trial_id}.parquet"
+        return self._inside("trials", f"{trial_id}.parquet")
 
     def epochs(self, trial_id: str) -> Path:
         """The trial's learning curve."""
-        return self.path / "epochs" / f"{trial_id}.parquet"
+        return self._inside("epochs", f"{trial_id}.parquet")
 
     def work(self, trial_id: str) -> Path:
         """The trial's own folder: checkpoints, then result.json."""
-        return self.path / "work" / trial_id
+        return without_links(self._inside("work", trial_id))
 
     def shape(self, shape_id: str) -> Path:
         """A shape's measurement."""
-        return self.shapes / f"{shape_id}.parquet"
+        return self._inside("shapes", f"{shape_id}.parquet")
 
     def tracked(self, trial_id: str) -> Path:
         """There once MLflow has the whole trial; holds the tracking address and the run's id."""
-        return self.path / "tracking" / f"{trial_id}.json"
+        return self._inside("tracking", f"{trial_id}.json")
+
+    def _inside(self, *names: str) -> Path:
+        return inside(self.path, *names)
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed controller was writing; only its successor may."""
+        for folder in (".", "trials", "epochs", "shapes", "tracking", "report"):
+            for path in self.path.glob(f"{folder}/.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def keep_space(self, text: str) -> None:
         """Write the resolved space; one that it replaces is kept, so that old cells can be told from planned ones."""
@@ -84,7 +108,7 @@ class SweepFolder:
             if old == text.encode():
                 return
             digest = hashlib.sha256(old).hexdigest()[:8]
-            write_bytes(self.path / f"space-{digest}.yaml", old)
+            write_bytes(self._inside(f"space-{digest}.yaml"), old)
         write_bytes(self.space, text.encode())
 
 
@@ -115,11 +139,20 @@ def find_table(sweep: str | None, results: Path = RESULTS) -> Path:
 
 def newest_sweep(results: Path) -> Path:
     """The sweep whose table changed last."""
-    marks = [*results.glob("*/trials"), *results.glob("*/space.yaml")]
+    return sweeps_in(results)[0]
+
+
+def sweeps_in(results: Path) -> list[Path]:
+    """The sweeps' folders, the one whose table changed last first.
+
+    Raises:
+        TableError: there is none.
+    """
+    marks = [*results.glob("*/space.yaml"), *results.glob("*/trials")]
     changed = {mark.parent: mark.stat().st_mtime_ns for mark in marks if mark.parent.name not in NOT_SWEEPS}
     if not changed:
         raise TableError(f"no sweep under {results}/ yet; `sweep run search_spaces/quickstart.yaml` makes one")
-    return max(changed, key=lambda folder: changed[folder])
+    return sorted(changed, key=lambda folder: changed[folder], reverse=True)
 
 
 def rows_of(table: Path) -> Path:

@@ -1,12 +1,13 @@
 """Runs trials one after the other in this process: for debugging, tests and machines without Ray."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from sweep import interrupt
 from sweep.executor import Listener, died
-from workers.contract import EpochMetrics, TrialConfig, TrialResult
+from sweep.jobs import Job, Jobs
+from sweep.local_resources import check_local
+from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 
 if TYPE_CHECKING:
     from workers.profiling import Measurement
@@ -28,16 +29,20 @@ class LocalExecutor:
         """Measure here and now."""
         from workers.profiling import measure_trial_shape
 
+        check_local(config)
         return measure_trial_shape(config)
 
-    def run(self, trials: Sequence[TrialConfig], work: Callable[[str], Path], listener: Listener) -> None:
+    def run(self, jobs: Jobs, listener: Listener) -> None:
         """Run the trials one by one."""
-        for config in trials:
-            listener.started(config)
-            listener.ended(config, _run(config, work(config.trial_id), listener))
+        while job := jobs.take():
+            check_local(job.config)
+            listener.started(job)
+            with interrupt.deferred():
+                result = _run(job, listener)
+            listener.ended(job, result)
 
 
-def _run(config: TrialConfig, work: Path, listener: Listener) -> TrialResult:
+def _run(job: Job, listener: Listener) -> TrialResult:
     """One trial; an exception of the listener is not the trial's failure, so it goes on to the caller."""
     from workers.trial import run_trial
 
@@ -45,15 +50,15 @@ def _run(config: TrialConfig, work: Path, listener: Listener) -> TrialResult:
 
     def report(metrics: EpochMetrics) -> None:
         try:
-            listener.epoch(config, metrics)
+            listener.epoch(job, metrics)
         except Exception as error:
             raised.append(error)
             raise
 
     try:
-        result = run_trial(config, work, report)
+        result = run_trial(job.config, job.work, report, lease=job.lease, told_to_stop=interrupt.received)
     except Exception as error:  # no result could be written: that is this trial's failure alone
-        result = died(config, f"{type(error).__name__}: {error}")
+        result = died(job, TrialStatus.CRASHED, f"{type(error).__name__}: {error}")
     if raised:
         raise raised[0]
     return result

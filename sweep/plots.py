@@ -19,6 +19,7 @@ from sweep.naming import kind_in_words, model_in_words
 from sweep.pareto import Points, pareto, points_of
 from sweep.rules.cells import gather, with_columns
 from sweep.table import COLUMNS
+from workers.files import replaced
 
 # Told apart by colour-blind readers too (Okabe and Ito; a single-hue ramp for what is ordered).
 BLUE, ORANGE, PURPLE, INK, GREY = "#0072B2", "#D55E00", "#7B3294", "#222222", "#6f6f6f"
@@ -291,6 +292,6 @@ def _move(note: Any, place: tuple[float, float]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+    with replaced(path) as file:
+        figure.savefig(file, dpi=_DPI, format=path.suffix.removeprefix("."))
     return path

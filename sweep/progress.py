@@ -118,6 +118,11 @@ class PlainProgress:
         """Counted only."""
         self._tally.epoch(config)
 
+    def again(self, config: TrialConfig, result: TrialResult) -> None:
+        """One line."""
+        self._tally.running.pop(config.trial_id, None)
+        self._line(f"again, from its last checkpoint: {outcome(config, result)}")
+
     def ended(self, config: TrialConfig, result: TrialResult) -> None:
         """One line per trial."""
         self._tally.end(config, result)

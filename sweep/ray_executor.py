@@ -4,12 +4,16 @@ What is built around, measured on Ray 2.60: an exception in a callback or a kill
 Tune run; restoring a Tune experiment is not safe; its own SIGINT handling takes 13 s and marks trials terminated.
 """
 
+import dataclasses
 import logging
 import os
+import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,12 +33,30 @@ from ray.tune.search import Searcher
 
 from sweep.errors import ResourcesError
 from sweep.executor import Listener, died
-from workers.contract import EpochMetrics, TrialConfig
-from workers.trial import RESULT, failed_for_good, read_result, run_trial
+from sweep.jobs import Job, Jobs
+from sweep.ray_security import close_cluster
+from sweep.yaml_file import one_line
+from workers.contract import EpochMetrics, TrialConfig, TrialStatus
+from workers.learner import halvings
+from workers.tether import Lease, process_of
+from workers.trial import run_trial
+from workers.work_folder import RESULT, failed_for_good, in_use, read_result
 
-Work = Callable[[str], Path]
-
-RANK_LOSSES = 3  # times that a trial of several devices is started again after one of its processes died
+STARTS = 3  # Tune runs in a row that end before any trial has started, before it is given up
+# What Ray's message contains when a worker ended without a result.
+_ENDS = (
+    (TrialStatus.OOM, ("running low on memory",), "Ray killed it, since its host was short of memory"),
+    (
+        TrialStatus.PREEMPTED,
+        ("node has died", "node was terminated", "node is dead"),
+        "the node that it ran on is gone",
+    ),
+    (TrialStatus.CRASHED, ("actor died", "actor is dead"), "the worker process died (killed, or out of memory)"),
+)
+STOP_S = 7.0  # for workers to come to the end of a step and to save a checkpoint
+# Times that a trial of several devices is started again after one of its processes died. Where that was for want of
+# memory the micro-batch is halved; so many starts are allowed besides.
+RANK_LOSSES = 3
 # Of the process that only starts and waits for those of such a trial; Ray refuses to place what asks for nothing.
 STARTER = {"cpu": 0, "memory": 1}
 
@@ -49,6 +71,7 @@ class RayExecutor:
         address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
         tpus: TPU chips that one trial holds.
         ranks: processes of one trial; each holds all of the above.
+        trial: what a worker does with a trial of one process; see `workers.trial.run_trial`.
     """
 
     def __init__(
@@ -59,9 +82,10 @@ class RayExecutor:
         address: str | None = None,
         tpus: int = 0,
         ranks: int = 1,
+        trial: Callable[..., object] = run_trial,
     ) -> None:
         self._resources = {"cpu": cpus, "gpu": gpus} | ({"TPU": tpus} if tpus else {})
-        self._ranks, self._max_concurrent, self._address = ranks, max_concurrent, address
+        self._ranks, self._max_concurrent, self._address, self._trial = ranks, max_concurrent, address, trial
 
     def __enter__(self) -> Self:
         """Ray takes seconds to start, so it starts with the first work."""
@@ -75,37 +99,40 @@ class RayExecutor:
 
     def measure(self, config: TrialConfig) -> Any:
         """Measure as a task that holds a whole node's CPU cores, so that nothing else runs beside it."""
-        self._start()
+        self.start()
         cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
         gpus = 1 if self._resources["gpu"] else 0
         others = {name: 1 for name in ("TPU",) if name in self._resources}
         return ray.get(_measure.options(num_cpus=cores, num_gpus=gpus, resources=others).remote(config.to_json()))
 
-    def run(self, trials: Sequence[TrialConfig], work: Work, listener: Listener) -> None:
+    def run(self, jobs: Jobs, listener: Listener) -> None:
         """Run the trials; a Tune run that breaks off is followed by another one for the rest."""
-        self._start()
-        waiting = list(trials)
-        while waiting:
-            relay = _Relay(waiting, work, listener)
+        self.start()
+        fruitless = 0
+        while (relay := _Relay(jobs, listener)).fill():
             try:
-                self._fit(waiting, work, relay)
+                self._fit(relay)
             except Exception as error:
                 if relay.error:  # it is the listener's, who cannot go on: a full disk, say
                     raise relay.error from None
-                relay.lose_running(f"Ray ended the run: {_first_line(error)}")
-            waiting = relay.not_ended()
-            if not relay.any_ended:  # nothing moved: say so instead of trying for ever
-                for config in waiting:
-                    listener.ended(config, died(config, "Ray could not run this trial"))
-                return
+                relay.break_off(error)
+                fruitless = 0 if relay.any_started else fruitless + 1
+                if fruitless == STARTS:
+                    raise ResourcesError(f"Ray could not run any trial: {_first_line(error)}") from error
+            except KeyboardInterrupt:
+                jobs.stop()
+                relay.wait_for_workers(STOP_S)
+                raise
 
-    def _fit(self, trials: list[TrialConfig], work: Work, relay: "_Relay") -> None:
+    def _fit(self, relay: "_Relay") -> None:
         with tempfile.TemporaryDirectory(prefix="sweep-tune-") as storage:
             tuner = tune.Tuner(
-                tune.with_resources(_train, self._resources if self._ranks == 1 else STARTER),
+                tune.with_resources(
+                    partial(_train, trial=self._trial), self._resources if self._ranks == 1 else STARTER
+                ),
                 tune_config=tune.TuneConfig(
-                    search_alg=_Feed(trials, work, self._resources),
-                    num_samples=len(trials),
+                    search_alg=_Feed(relay, self._resources),
+                    num_samples=-1,  # as many as there are
                     max_concurrent_trials=self._concurrent(),
                     # A new process costs a second and importing torch four more; on a GPU or TPU it is
                     # worth that, because a process gives its memory back only when it ends.
@@ -124,13 +151,13 @@ class RayExecutor:
         most = max(1, int(min(room)))
         return most if self._max_concurrent is None else min(most, self._max_concurrent)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start Ray, or join the cluster, if that has not been done."""
         if ray.is_initialized():
             return
         handler = signal.getsignal(signal.SIGTERM)  # Ray replaces it; the controller's own has to stay
         ray.init(
-            address=self._address,
-            include_dashboard=None if self._address else False,
+            **close_cluster(self._address),
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
@@ -156,13 +183,28 @@ def _measure(config_json: str) -> Any:
     return measure_trial_shape(TrialConfig.from_json(config_json))
 
 
-def _train(parameters: dict[str, Any]) -> None:
+def _train(parameters: dict[str, Any], trial: Callable[..., object] = run_trial) -> None:
     """The trainable: a thin shell around `workers.trial.run_trial`, whose result lies in the work folder."""
     config = TrialConfig.from_json(parameters["config"])
     if config.execution.ranks > 1:
         _train_on_several(config, parameters)
     else:
-        run_trial(config, Path(parameters["work"]), lambda epoch: tune.report(epoch.__dict__), end_when_hung=True)
+        _run_trial(config, parameters, tune.report, trial)
+
+
+def _run_trial(
+    config: TrialConfig,
+    parameters: dict[str, Any],
+    report: Callable[[dict[str, Any]], None],
+    trial: Callable[..., object] = run_trial,
+) -> None:
+    trial(
+        config,
+        Path(parameters["work"]),
+        lambda epoch: report(epoch.__dict__),
+        end_when_hung=True,
+        lease=Lease(**parameters["lease"]),
+    )
 
 
 def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
@@ -185,7 +227,7 @@ def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
         run_config=RunConfig(
             name=config.trial_id,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=RANK_LOSSES),
+            failure_config=FailureConfig(max_failures=RANK_LOSSES + halvings(config)),
             callbacks=[TuneReportCallback()],
         ),
     )
@@ -205,26 +247,28 @@ def _train_rank(parameters: dict[str, Any]) -> None:
     config, work = TrialConfig.from_json(parameters["config"]), Path(parameters["work"])
     if failed_for_good(work):  # Ray starts the processes again after any failure; this one would only come again
         return
-    run_trial(config, work, lambda epoch: train.report(epoch.__dict__), end_when_hung=True)
+    _run_trial(config, parameters, train.report)
 
 
 class _Feed(Searcher):  # type: ignore[misc]
     """Hands Tune one trial after the other, when it asks: no thousands of trials that wait inside Tune."""
 
-    def __init__(self, trials: Sequence[TrialConfig], work: Work, resources: dict[str, float]) -> None:
+    def __init__(self, relay: "_Relay", resources: dict[str, float]) -> None:
         super().__init__()
-        self._left = [
-            {
-                "trial_id": config.trial_id,
-                "config": config.to_json(),
-                "work": str(work(config.trial_id).absolute()),
-                "resources": resources,
-            }
-            for config in reversed(trials)
-        ]
+        self._relay, self._resources = relay, resources
 
     def suggest(self, trial_id: str) -> Any:
-        return self._left.pop() if self._left else Searcher.FINISHED
+        """The next trial; None while one that is running may come back, FINISHED when there is none."""
+        job = self._relay.take()
+        if job is None:
+            return None if self._relay.running else Searcher.FINISHED
+        return {
+            "trial_id": job.config.trial_id,
+            "config": job.config.to_json(),
+            "work": str(job.work),
+            "lease": dataclasses.asdict(job.lease),
+            "resources": self._resources,
+        }
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Nothing to learn from a trial: every one runs to its end."""
@@ -237,56 +281,79 @@ class _Feed(Searcher):  # type: ignore[misc]
 
 
 class _Relay(TrialProgressCallback):  # type: ignore[misc]
-    """Passes Tune's events on to the listener, and knows which trials have no result yet.
+    """Passes Tune's events on to the listener, and knows which trials it holds.
 
     As a progress callback it takes the place of Tune's own one, which prints on stdout.
     """
 
-    def __init__(self, trials: Sequence[TrialConfig], work: Work, listener: Listener) -> None:
-        self._configs = {config.trial_id: config for config in trials}
-        self._running: dict[str, TrialConfig] = {}
-        self._work, self._listener = work, listener
+    def __init__(self, jobs: Jobs, listener: Listener) -> None:
+        self.running: dict[str, Job] = {}  # handed to Tune and not ended
+        self._jobs, self._listener = jobs, listener
+        self._first: Job | None = None
         self.error: Exception | None = None
-        self.any_ended = False
+        self.any_started = False
 
     def __reduce__(self) -> Any:
         """Tune pickles its callbacks into the state that is never read; there is nothing to keep."""
         return (tune.Callback, ())
 
+    def fill(self) -> bool:
+        """Whether there is a trial to begin with."""
+        self._first = self._jobs.take()
+        return self._first is not None
+
+    def take(self) -> Job | None:
+        """The next trial, from now on held by Tune."""
+        job, self._first = self._first, None
+        try:
+            job = job or self._jobs.take()
+        except Exception as error:
+            self.error = error
+            raise
+        if job:
+            self.running[job.config.trial_id] = job
+        return job
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        config = self._configs[trial.config["trial_id"]]
-        self._running[config.trial_id] = config
-        self._tell(self._listener.started, config)
+        self.any_started = True
+        self._tell(self._listener.started, self.running[trial.config["trial_id"]])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         fields = {name: result[name] for name in EpochMetrics.__dataclass_fields__ if name in result}
         if len(fields) == len(EpochMetrics.__dataclass_fields__):
-            config = self._configs[trial.config["trial_id"]]
-            self._tell(self._listener.epoch, config, EpochMetrics(**fields))
+            self._tell(self._listener.epoch, self.running[trial.config["trial_id"]], EpochMetrics(**fields))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial.config["trial_id"], "the worker ended without a result")
+        # Without a result it was told to stop, or has lost its lease.
+        self._end(trial.config["trial_id"], TrialStatus.PREEMPTED, "the worker stopped before the trial's end")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial.config["trial_id"], "the worker process died (killed, or out of memory)")
+        self._end(trial.config["trial_id"], *_what_happened(Path(trial.error_file)))
 
-    def lose_running(self, reason: str) -> None:
-        """Give every trial that was under way a result: the run that held them is gone."""
-        for trial_id in list(self._running):
-            self._end(trial_id, reason)
+    def break_off(self, error: Exception) -> None:
+        """Tune has ended the run: one trial may be the reason, the others lost their workers."""
+        guilty = _killed_process(error)
+        for job in list(self.running.values()):
+            if guilty and guilty == process_of(job.work):
+                status, _, reason = _ENDS[0]
+            else:
+                status, reason = TrialStatus.PREEMPTED, f"Ray ended the run: {_first_line(error)}"
+            self._end(job.config.trial_id, status, reason)
 
-    def not_ended(self) -> list[TrialConfig]:
-        """The trials that have no result yet, in their order."""
-        return list(self._configs.values())
+    def wait_for_workers(self, seconds: float) -> None:
+        """Wait until those that were told to stop have saved a checkpoint and let go of their folders."""
+        deadline = time.monotonic() + seconds
+        while any(in_use(job.work) for job in self.running.values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
-    def _end(self, trial_id: str, reason: str) -> None:
-        self._running.pop(trial_id, None)
-        config = self._configs.pop(trial_id)
-        self.any_ended = True
-        result = read_result(self._work(trial_id))
-        self._tell(self._listener.ended, config, result or died(config, reason))
+    def _end(self, trial_id: str, status: TrialStatus, reason: str) -> None:
+        job = self.running.pop(trial_id)
+        result = read_result(job.work)
+        if result and result.token != job.lease.token:
+            result = None
+        self._tell(self._listener.ended, job, result or died(job, status, reason))
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
         """An exception ends the Tune run, which may wrap or log it: the original is kept."""
@@ -299,3 +366,22 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _what_happened(error_file: Path) -> tuple[TrialStatus, str]:
+    """Why a worker ended without a result, by what Ray wrote of it: its pickled error is not there yet."""
+    try:
+        text = error_file.read_text()
+    except OSError:
+        return TrialStatus.CRASHED, "the worker ended, and Ray says nothing of why"
+    for status, marks, reason in _ENDS:
+        if any(mark in text for mark in marks):
+            return status, reason
+    return TrialStatus.CRASHED, one_line(text.strip().splitlines()[-1])
+
+
+def _killed_process(error: BaseException) -> int | None:
+    """The process that Ray's memory monitor killed, if that is what the error is about."""
+    text = str(error)
+    found = re.search(r"\bpid=(\d+)", text) if "memory" in text else None
+    return int(found[1]) if found else None

@@ -1,20 +1,23 @@
 """Rows of the results table: made from a trial's configuration, its shape's measurement and its result."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sweep.cost import train_flops
-from sweep.errors import RefusedError
+from sweep.errors import DamagedTableError
+from sweep.index import Damaged, read_rows, refresh
 from sweep.layout import SweepFolder
 from sweep.naming import MODEL_COLUMN
+from sweep.parts import read_part
 from sweep.plan import EXCLUDED, RowState
 from sweep.table import write_records, write_rows
-from workers.contract import EpochMetrics, TrialConfig, TrialResult
+from sweep.trials import identity
+from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
+from workers.work_folder import read_result
 
 if TYPE_CHECKING:
     from workers.costs import Costs
@@ -32,6 +35,7 @@ def cell_columns(sweep: str, config: TrialConfig) -> dict[str, Any]:
         "source": "measured",
         "batch_size": config.recipe.batch_size,
         "ranks": config.execution.ranks,
+        "identity": json.dumps(identity(config), sort_keys=True),
         **model_columns(config),
         **{f"recipe_{name}": value for name, value in recipe.items()},
     }
@@ -51,6 +55,7 @@ def result_columns(result: TrialResult) -> dict[str, Any]:
     """The columns that say how a trial ended."""
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     history: tuple[EpochMetrics, ...] = values.pop("history")
+    values.pop("token")  # of one attempt, which is over
     last = history[-1] if history else None
     if result.precision is None:  # the trial got no further than to ask for one
         values.pop("precision")
@@ -75,15 +80,24 @@ def excluded_row(sweep: str, config: TrialConfig, costs: "Costs", reason: str) -
 
 
 def commit(folder: SweepFolder, row: Mapping[str, Any], history: tuple[EpochMetrics, ...]) -> None:
-    """Write the learning curve, then the row: where the row is, everything is."""
+    """Write the learning curve, then the row: where the row is, everything is.
+
+    A row of a trial that ended well is never replaced: whoever comes second has nothing to add.
+
+    Raises:
+        DamagedTableError: there is a row, and it is damaged.
+    """
     trial_id = str(row["trial_id"])
+    path = folder.row(trial_id)
+    if path.exists() and read_row(path)["status"] == TrialStatus.OK:
+        return
     folder.epochs(trial_id).unlink(missing_ok=True)  # an earlier attempt's
     if history:
         write_records(
             folder.epochs(trial_id),
             [{"trial_id": trial_id, **dataclasses.asdict(epoch)} for epoch in history],
         )
-    write_rows(folder.row(trial_id), [row])
+    write_rows(path, [row])
 
 
 def keep_planned(folder: SweepFolder, trials: Sequence[TrialConfig]) -> None:
@@ -103,41 +117,73 @@ def model_columns(config: TrialConfig) -> dict[str, Any]:
 
 
 def read_history(folder: SweepFolder, trial_id: str) -> tuple[EpochMetrics, ...]:
-    """The learning curve of a trial whose row is written; empty where there is none."""
+    """The learning curve of a trial whose row is written; empty where there is none.
+
+    Raises:
+        DamagedTableError: it is damaged, and the trial's result, which has it too, is not there.
+    """
     path = folder.epochs(trial_id)
     if not path.exists():
         return ()
     names = EpochMetrics.__dataclass_fields__
-    return tuple(
-        EpochMetrics(**{name: row[name] for name in names} | {"epoch": int(row["epoch"])}) for row in _read(path)
-    )
+    try:
+        rows = read_part(path, "the learning curve is lost").to_pylist()
+    except DamagedTableError:
+        if result := read_result(folder.work(trial_id)):
+            return result.history
+        raise
+    return tuple(EpochMetrics(**{name: row[name] for name in names} | {"epoch": int(row["epoch"])}) for row in rows)
 
 
-def read_states(folder: SweepFolder) -> dict[str, RowState]:
+def read_states(folder: SweepFolder, damaged: Damaged | None = None) -> dict[str, RowState]:
     """Status and error of every row, by trial id.
 
+    Args:
+        folder: of the sweep.
+        damaged: called for a row that cannot be read, which then counts as missing; by default it is an error.
+
     Raises:
-        RefusedError: a row is damaged; the message names its file.
+        DamagedTableError: a row is damaged; the message names its file.
     """
-    states = {}
-    for path in folder.trials.glob("*.parquet"):
-        for row in _read(path, ["trial_id", "status", "error"]):
-            states[str(row["trial_id"])] = RowState(str(row["status"]), row["error"])
-    return states
+    if not folder.trials.is_dir():
+        return {}
+    wanted = ["trial_id", "status", "error"]
+    rows = read_rows(folder.trials, wanted, damaged) if damaged else read_rows(folder.trials, wanted)
+    return {str(row["trial_id"]): RowState(str(row["status"]), row["error"]) for row in rows.to_pylist()}
+
+
+def refresh_index(folder: SweepFolder) -> None:
+    """Bring the index of the rows up to date; where it cannot be written, reading is slower and that is all."""
+    with suppress(OSError):
+        if folder.trials.is_dir():
+            refresh(folder.trials)
 
 
 def read_row(path: Path) -> dict[str, Any]:
-    """One trial's row with its empty columns left out."""
-    (row,) = _read(path)
+    """One trial's row with its empty columns left out.
+
+    Raises:
+        DamagedTableError: it is damaged.
+    """
+    (row,) = read_part(path).to_pylist()
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _read(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """A file of our own, which only a broken disk or a person damages."""
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        what = "the learning curve is lost" if path.parent.name == "epochs" else "`sweep run` makes it again"
-        raise RefusedError(f"{path}: damaged ({reason}); move it away, {what}") from error
-    return rows
+def read_identities(folder: SweepFolder) -> dict[str, str]:
+    """What each row's id was made from, by trial id; rows of older versions do not say."""
+    if not folder.trials.is_dir():
+        return {}
+    rows = read_rows(folder.trials, ["trial_id", "identity"]).to_pylist()
+    return {str(row["trial_id"]): row["identity"] for row in rows if row.get("identity")}
+
+
+def set_aside(folder: SweepFolder, part: Path, error: DamagedTableError) -> None:
+    """Put a damaged row away where the trial's result, from which it can be written again, is still there.
+
+    Raises:
+        DamagedTableError: the error itself, where it is not: only training would bring the row back.
+    """
+    result = read_result(folder.work(part.stem))
+    if result is None or result.status is not TrialStatus.OK or result.trial_id != part.stem:
+        raise error
+    part.replace(part.with_suffix(".damaged"))

@@ -19,14 +19,16 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from sweep.data_checks import check_field
 from sweep.errors import SpaceError
 from sweep.space_checks import check_space
+from sweep.space_messages import explain
 from sweep.yaml_file import YamlFile, one_line, read_yaml
 from workers.contract import ModelValue
-from workers.datasets import DATASETS, find_dataset
 from workers.plugins import load_plugin
 
 AXES = ("width", "depth", "resolution", "epochs")  # the axes with bounds of their own
@@ -54,7 +56,7 @@ def _plain_value(value: Any) -> ModelValue:
     if not isinstance(value, bool | int | float):
         raise ValueError("must be a number, a word, true or false")
     if not abs(value) < 2**63:
-        raise ValueError("is not a number of a sensible size")
+        raise ValueError("must be a number below 2^63")
     return value
 
 
@@ -65,7 +67,7 @@ def _switch(value: Any) -> Any:
 
 _Number = BeforeValidator(_no_truth)
 Width = Annotated[float, Field(gt=0, le=64), _Number]
-Depth = Annotated[int, Field(gt=0), _Number]
+Depth = Annotated[int, Field(gt=0, lt=2**31), _Number]
 Resolution = Annotated[int, Field(gt=0, le=4096), _Number]
 Epochs = Annotated[int, Field(gt=0, le=100_000), _Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), _Number]
@@ -86,6 +88,7 @@ class DataSpec(_Strict):
     `name` is digits, imagenet, folder, a timm scheme such as `torch/cifar10`, or what a plug-in declares.
     """
 
+    model_config = ConfigDict(validate_default=True)
     name: str
     root: str | None = None
     minival: Annotated[float, Field(gt=0, lt=1), _Number] | None = None  # share of the training images held out
@@ -96,22 +99,12 @@ class DataSpec(_Strict):
     unreadable: Literal["raise", "skip"] = "raise"
     download: Truth = False  # whether the data set's own library may fetch it
 
-    @model_validator(mode="after")
-    def _known(self, info: ValidationInfo) -> "DataSpec":
-        if self.cache_side and not self.cache:
-            raise ValueError("`cache_side` is the size of cached images, so it needs `cache`: a folder for them")
-        plugins = (info.context or {}).get("plugins", ())
-        if plugins is None:  # a plug-in may declare it, and must not be run to find out
-            return self
-        facts = find_dataset(self.name, plugins)
-        if facts.needs_root and not self.root:
-            what = "that holds train/ and val/" if self.name in DATASETS else "that it is read from"
-            raise ValueError(f"data set {self.name!r} needs `root`: the folder {what}")
-        if facts.classes is None and self.classes is None:
-            raise ValueError(f"data set {self.name!r} needs `classes`: the number of its classes")
-        if facts.classes is not None and self.classes not in (None, facts.classes):
-            raise ValueError(f"data set {self.name!r} has {facts.classes} classes, not {self.classes}")
-        return self
+    # Field by field, not as a whole, so that each problem has its own place; a missing field is one too.
+    @field_validator("name", "root", "classes", "cache", "cache_side")
+    @classmethod
+    def _fits(cls, value: Any, info: ValidationInfo) -> Any:
+        check_field(str(info.field_name), value, info.data, (info.context or {}).get("plugins", ()))
+        return value
 
 
 class RecipeSpec(_Strict):
@@ -309,7 +302,7 @@ def _validated(file: YamlFile, plugins: tuple[str, ...] | None) -> SweepSpec:
     try:
         return SweepSpec.model_validate(values, context={"plugins": plugins})
     except ValidationError as error:
-        raise SpaceError("\n".join(_explain(file, problem) for problem in error.errors())) from None
+        raise SpaceError("\n".join(explain(file, problem, SweepSpec) for problem in error.errors())) from None
 
 
 def _plugins(file: YamlFile) -> list[str]:
@@ -329,48 +322,6 @@ def _loaded_plugins(file: YamlFile) -> tuple[str, ...]:
         except ValueError as error:
             raise SpaceError(f"{file.place(('plugins', index))}: {one_line(str(error))}") from None
     return tuple(paths)
-
-
-def _explain(file: YamlFile, problem: Any) -> str:
-    """One line for one of pydantic's problems."""
-    loc = tuple(part for part in problem["loc"])
-    place = file.place(loc)
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key; allowed here: {', '.join(_allowed(loc))}"
-    if problem["type"] == "missing":
-        return f"{place}: this key is missing"
-    if problem["type"] == "too_short":
-        return f"{place}: must have at least one value"
-    got = f"(got {_shorten(problem['input'])})"
-    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        keys = ", ".join(_allowed((*loc, ""))) or "arguments of the family"
-        return f"{place}: must be keys and values, with the keys {keys} {got}"
-    if problem["type"] in ("list_type", "tuple_type"):
-        return f"{place}: must be a list in brackets {got}"
-    if problem["type"] == "string_pattern_mismatch":
-        return f"{place}: must be at most 100 letters, digits and _ . -, beginning with a letter or digit {got}"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')} {got}"
-
-
-def _allowed(loc: tuple[str | int, ...]) -> list[str]:
-    """The keys that the mapping around an unknown one may have."""
-    model: Any = SweepSpec
-    for part in loc[:-1]:
-        if isinstance(part, str) and model and part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation)
-    return list(model.model_fields) if model else []
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model inside an annotation such as `Axes | None` or `list[CellSpec]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, (_model_in(inner) for inner in getattr(annotation, "__args__", ()))), None)
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def space_of_cells(spec: SweepSpec, cells: list[dict[str, Any]]) -> SweepSpec:

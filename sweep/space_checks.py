@@ -1,13 +1,15 @@
 """What takes more than one key of a space to see: names, duplicates, models, recipes and batches that cannot be."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweep.data_checks import batch_problem
 from sweep.errors import SpaceError
 from sweep.layout import NOT_SWEEPS
 from sweep.yaml_file import Loc, YamlFile, one_line
-from workers.families import Family, check_cell, find_family, resolve_arguments
+from workers.families import Family, check_cell, check_precision, check_recipe, find_family, resolve_arguments
 from workers.recipe import Cell, Recipe
 from workers.recipes import resolve
 
@@ -122,17 +124,23 @@ class _Shapes:
     def check(self, arguments: dict[str, Any], resolution: int) -> None:
         """See `workers.families.check_cell`."""
         key = (*sorted(arguments.items()), resolution)
+        self._once(key, lambda: check_cell(self.family, arguments, resolution))
+
+    def check_recipe(self, arguments: dict[str, Any], resolution: int, recipe: Recipe) -> None:
+        """See `workers.families.check_recipe`."""
+        asked = (recipe.test_resolution, recipe.dropout, recipe.stochastic_depth)
+        key = (*sorted(arguments.items()), resolution, asked)
+        self._once(key, lambda: check_recipe(self.family, arguments, resolution, recipe))
+
+    def _once(self, key: Hashable, check: Callable[[], None]) -> None:
         if key not in self._known:
-            self._known[key] = self._problem(arguments, resolution)
+            self._known[key] = None
+            try:
+                check()
+            except ValueError as error:
+                self._known[key] = error
         if problem := self._known[key]:
             raise problem
-
-    def _problem(self, arguments: dict[str, Any], resolution: int) -> ValueError | None:
-        try:
-            check_cell(self.family, arguments, resolution)
-        except ValueError as error:
-            return error
-        return None
 
 
 def _cell_problem(file: YamlFile, spec: "SweepSpec", shapes: _Shapes, cell: "CellSpec") -> str | None:
@@ -149,10 +157,15 @@ def _cell_problem(file: YamlFile, spec: "SweepSpec", shapes: _Shapes, cell: "Cel
         named = [field for field in spec.recipe.overrides if field in words]
         return f"{file.place(('recipe', *named[:1]))}: {one_line(str(error))}"
     try:
-        shapes.check(arguments, recipe.test_resolution or cell.resolution)
+        shapes.check_recipe(arguments, cell.resolution, recipe)
     except ValueError as error:
-        return f"{file.place(('recipe', 'test_resolution'))}: {one_line(str(error))}"
-    return _batch_problem(file, spec, recipe)
+        named = [field for field in spec.recipe.overrides if re.match(rf"{field}\b", str(error))]
+        return f"{file.place(('recipe', *named))}: {one_line(str(error))}"
+    try:
+        check_precision(spec.resources.kind, spec.resources.precision or "", cell.resolution)
+    except ValueError as error:
+        return f"{file.place(('resources', 'precision'))}: {one_line(str(error))}"
+    return batch_problem(file, spec, recipe) or _batch_problem(file, spec, recipe)
 
 
 def _batch_problem(file: YamlFile, spec: "SweepSpec", recipe: Recipe) -> str | None:

@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweep.errors import DamagedTableError, TableError
-from workers.files import write_bytes
+from sweep.index import read_rows
+from sweep.parts import read_part, reason_of, write_part
+from sweep.untrusted import checked
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ _TEXT, _REAL, _WHOLE = pa.string(), pa.float64(), pa.int64()
 COLUMNS: tuple[Column, ...] = (
     Column("sweep", _TEXT, "", "name of the sweep"),
     Column("trial_id", _TEXT, "", "hash of every field that changes the outcome"),
+    Column("identity", _TEXT, "", "those fields as JSON; `sweep plan --explain` compares them"),
     Column("family", _TEXT, "", "model family, such as resnet_rs"),
     Column("width", _REAL, "", "width multiplier on all stages and the stem; empty where the family has none"),
     Column("depth", _WHOLE, "layers", "nominal depth; the blocks per stage follow from it; empty as above"),
@@ -51,6 +53,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("error", _TEXT, "", "message of the failure, or the reason of the exclusion"),
     Column("notes", _TEXT, "", "what happened on the way, such as a damaged checkpoint that was passed over"),
     Column("attempts", _WHOLE, "", "times that training of this trial was started or resumed"),
+    Column("token", _TEXT, "", "of the last attempt, as its controller gave it"),
+    Column("epochs_repeated", _REAL, "epochs", "trained again after attempts that ended early"),
+    Column("lost_device_hours", _REAL, "h", "that such attempts held their devices since their last checkpoint"),
     Column("epochs_done", _WHOLE, "epochs", "epochs finished"),
     Column("started_at", _TEXT, "UTC, ISO 8601", "start of the first attempt"),
     Column("finished_at", _TEXT, "UTC, ISO 8601", "end of the last attempt"),
@@ -62,6 +67,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("minival_images", _WHOLE, "images", "size of minival, hence its sampling error"),
     Column("val_images", _WHOLE, "images", "size of the validation set"),
     Column("skipped_images", _WHOLE, "images", "images that could not be read and were left out, as the space allows"),
+    Column("data_identity", _TEXT, "", "hash of all images' names, labels and, where known, sizes"),
     Column("params", _WHOLE, "", "trainable parameters"),
     Column(
         "macs_per_image",
@@ -128,12 +134,12 @@ def _type_of(value: Any) -> pa.DataType:
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of the results table as one Parquet part, atomically; columns that a row lacks become null."""
     present = {name: value for row in rows for name, value in row.items() if value is not None}
-    write_frame(path, pa.Table.from_pylist([dict(row) for row in rows], schema=schema_of(present)))
+    write_part(path, pa.Table.from_pylist([dict(row) for row in rows], schema=schema_of(present)))
 
 
 def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write records of another kind than trials as one Parquet file, atomically; types follow the values."""
-    write_frame(path, pa.Table.from_pylist([dict(record) for record in records]))
+    write_part(path, pa.Table.from_pylist([dict(record) for record in records]))
 
 
 def read_records(path: Path) -> pd.DataFrame:
@@ -142,49 +148,38 @@ def read_records(path: Path) -> pd.DataFrame:
     Raises:
         DamagedTableError: it is damaged; the message names the file.
     """
-    try:
-        return cast(pd.DataFrame, pq.read_table(path).to_pandas())
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedTableError(f"{path}: damaged ({reason}); move it away, `sweep run` makes it again") from error
-
-
-def write_frame(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table as one Parquet file, atomically."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_bytes(path, sink.getvalue().to_pybytes())
+    return cast(pd.DataFrame, read_part(path).to_pandas())
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet file or every `*.parquet` part of a folder as one frame with all declared columns.
 
+    Whoever wrote it is not trusted: see `sweep.untrusted`.
+
     Raises:
-        TableError: nothing is there, or a part is not Parquet; the message names the file.
+        TableError: nothing is there, a part is not Parquet, or holds what no table of results can; names the place.
     """
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not parts or not path.exists():
+    if not path.exists() or (path.is_dir() and not any(path.glob("*.parquet"))):
         raise TableError(f"{path}: no results here yet; `sweep run SPACE` makes them")
     try:
-        table = pa.concat_tables([_read_part(part, path.is_dir()) for part in parts], promote_options="permissive")
+        table = _with_declared_types(path, read_rows(path) if path.is_dir() else _read_file(path))
     except pa.ArrowException as error:
-        raise TableError(f"{path}: its parts do not fit together ({str(error).splitlines()[0]})") from error
+        raise TableError(f"{path}: its parts do not fit together ({reason_of(error)})") from error
     for column in COLUMNS:
         if column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(len(table), column.type))
-    return cast(pd.DataFrame, table.to_pandas())
-
-
-def _read_part(path: Path, of_a_sweep: bool) -> pa.Table:
     try:
-        # The schema's notes are for people; pandas would carry them along without using them.
-        with pq.ParquetFile(path) as file:
-            return _with_declared_types(path, file.read().replace_schema_metadata(None))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        if of_a_sweep:
-            raise DamagedTableError(f"{path}: damaged ({reason}); move it away, `sweep run` makes it again") from error
-        raise TableError(f"{path}: not a readable Parquet file ({reason})") from error
+        return cast(pd.DataFrame, checked(path, table).to_pandas())
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: holds values that cannot be read ({reason_of(error)})") from error
+
+
+def _read_file(path: Path) -> pa.Table:
+    """A table that is one file, which anybody may have written."""
+    try:
+        return read_part(path)
+    except DamagedTableError as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error.reason})") from error
 
 
 def _with_declared_types(path: Path, table: pa.Table) -> pa.Table:

@@ -1,43 +1,25 @@
-"""Records sweeps in MLflow, off the training path: one parent run per sweep, one child per trial.
+"""Tells MLflow of a sweep, off the training path.
 
-A run is found again by its `trial_id` tag, and every metric carries the time at which it was measured, so recording
-twice changes nothing. The only module that knows MLflow.
+What could not be recorded is read from the table again and sent once MLflow answers.
 """
 
-import logging
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweep.naming import MODEL_COLUMN, label
-from workers.contract import EpochMetrics, TrialConfig, TrialStatus
+from sweep.agenda import Agenda, Closing
+from sweep.ledger import Ledger, masked
+from sweep.mlflow_store import MlflowStore, is_refusal
+from sweep.naming import label
+from workers.contract import EpochMetrics, TrialConfig
 
-Row = Mapping[str, Any]
-EPOCH_METRICS = ("train_loss", "train_top1", "minival_top1", "learning_rate")
-FINAL_METRICS = (
-    "val_top1", "val_top5", "val_loss", "params", "macs_per_image", "train_flops", "train_step_ms",
-    "infer_latency_ms", "peak_memory_bytes", "train_images_per_s", "train_device_hours",
-)  # fmt: skip
-PARAMETERS = (
-    "family", "width", "depth", "resolution", "epochs", "seed", "recipe", "dataset", "protocol", "batch_size",
-    "precision", "device", "ranks",
-)  # fmt: skip
-
-
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
-}
-# MLflow asks a server that does not answer again and again, with every call. A job that failed after OUTAGE_S was such
-# a call: what comes in the next PAUSE_S is dropped, or closing would wait for hours; rows that lack their mark are sent
-# again by the next run.
-OUTAGE_S, PAUSE_S = 1.0, 60.0
+EPOCHS_EVERY_S = 2.0  # epochs that come meanwhile go in one batch
+FIRST_PAUSE_S, LONGEST_PAUSE_S, CLOSING_PAUSE_S = 1.0, 60.0, 1.0  # after a failure; doubled each time
+CLOSE_S, INTERRUPTED_S = 12.0, 5.0  # that closing may take
+PREPARING_S = 60.0  # more, while MLflow is imported or lays out a database of its own
 
 
 class Tracker(Protocol):
@@ -49,8 +31,8 @@ class Tracker(Protocol):
     def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
         """One epoch of it is done."""
 
-    def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
-        """The trial's row is written; everything about it can be recorded from these two."""
+    def trial_ended(self, trial_id: str) -> None:
+        """The trial's row is written, from which everything about it can be recorded."""
 
     def sweep_ended(self, artifacts: Path) -> None:
         """The sweep is done; the folder's files belong to it."""
@@ -68,7 +50,7 @@ class NullTracker:
     def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
         """Nothing."""
 
-    def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
+    def trial_ended(self, trial_id: str) -> None:
         """Nothing."""
 
     def sweep_ended(self, artifacts: Path) -> None:
@@ -80,168 +62,144 @@ class NullTracker:
 
 
 class MlflowTracker:
-    """Records in MLflow from a thread of its own, in the order of the calls.
+    """Records in MLflow from a thread of its own; the caller's thread only puts things into a queue.
 
     Args:
         sweep: name of the sweep; its experiment has the same name.
         description: the search space, kept as the parent run's note.
-        recorded: called with trial id, tracking address and run id once MLflow has the whole trial.
+        ledger: the table's rows and what MLflow has of them.
     """
 
-    def __init__(self, sweep: str, description: str, recorded: Callable[[str, str, str], None]) -> None:
-        self._store = _Store(sweep, description, recorded)
-        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._problems: list[str] = []
+    def __init__(self, sweep: str, description: str, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._store = MlflowStore(sweep, description, self._ledger)
+        self._agenda = Agenda(EPOCHS_EVERY_S)
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closing: Closing | None = None
+        self._done_at = 0.0
+        self._retry_at, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._tried: set[str] = set()
+        self._reason = "no answer yet"
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def trial_started(self, config: TrialConfig) -> None:
         """Open the trial's run, or the one that an earlier attempt opened."""
-        self._jobs.put(lambda: self._store.start(config.trial_id, label(vars(config))))
+        self._events.put(("started", config.trial_id, label(vars(config))))
 
     def epoch(self, config: TrialConfig, metrics: EpochMetrics) -> None:
-        """Log one epoch; where the trial's run could not be opened, it goes with the trial's row."""
-        self._jobs.put(lambda: self._store.log_epoch(config.trial_id, metrics))
+        """Log one epoch, with others that come soon after; where it is late, it goes with the trial's row."""
+        self._events.put(("epoch", config.trial_id, metrics))
 
-    def trial_ended(self, row: Row, history: Sequence[EpochMetrics]) -> None:
-        """Log the whole trial: what the epochs before it logged already does not change."""
-        self._jobs.put(lambda: self._store.record(row, history))
+    def trial_ended(self, trial_id: str) -> None:
+        """Log the whole trial from its row: what the epochs before it logged already does not change."""
+        self._events.put(("ended", trial_id, None))
 
     def sweep_ended(self, artifacts: Path) -> None:
         """Attach the report's files to the parent run."""
-        self._jobs.put(lambda: self._store.attach(artifacts))
+        self._events.put(("artifacts", "", artifacts))
 
-    def close(self, finished: bool) -> list[str]:
-        """Wait until MLflow has everything; the problems met on the way."""
-        self._jobs.put(None)
-        self._thread.join()
-        self._try(lambda: self._store.end(finished))  # even in an outage: no run stays open if it can be helped
-        return self._problems
+    def close(self, finished: bool, patient: bool = False) -> list[str]:
+        """Wait a bounded time until MLflow has everything; in one line what it has not got, and why.
+
+        Args:
+            finished: whether the sweep came to its end.
+            patient: wait as long as MLflow takes what it is sent.
+        """
+        limit = CLOSE_S if finished else INTERRUPTED_S
+        closing = Closing(time.monotonic(), limit, finished, patient)
+        self._events.put(("close", "", closing))
+        while self._thread.is_alive() and not self._over(closing):
+            self._thread.join(0.05)
+        self._store.abandoned = True
+        return self._missing()
+
+    def _over(self, closing: Closing) -> bool:
+        since = max(self._since(closing), self._done_at if closing.patient else 0.0)
+        return time.monotonic() > since + closing.limit_s + (PREPARING_S if self._store.preparing else 0.0)
+
+    def _since(self, closing: Closing) -> float:
+        return max(closing.since, self._store.prepared_at)
+
+    def _missing(self) -> list[str]:
+        parts = self._agenda.missing()
+        if self._store.running:
+            parts.append("the runs' end")
+        return [f"not recorded: {' and '.join(parts)} ({self._reason})"] if parts else []
 
     def _work(self) -> None:
-        dropping_until = 0.0
-        while (job := self._jobs.get()) is not None:
-            started = time.monotonic()
-            if started < dropping_until:
+        while not self._store.abandoned:
+            self._collect()
+            now, closing = time.monotonic(), self._closing
+            if now < self._retry_at:
                 continue
-            if not self._try(job) and time.monotonic() - started > OUTAGE_S:
-                dropping_until = time.monotonic() + PAUSE_S
+            late = closing is not None and not closing.patient and now > self._since(closing) + closing.limit_s / 2
+            if closing and (late or not self._agenda.pending()):
+                if self._end(closing.finished, late) and (late or not self._agenda.pending()):
+                    return
+            elif job := self._agenda.next(now, hurry=closing is not None):
+                self._do(*job)
 
-    def _try(self, job: Callable[[], object]) -> bool:
-        """Whether the job succeeded; MLflow raises many kinds of errors, and none may stop a sweep."""
+    def _collect(self) -> None:
+        """Take in what was reported; where nothing is to be done yet, wait for more."""
+        now = time.monotonic()
+        wait = 0.0 if self._closing else self._agenda.wait_s(now)
+        if now < self._retry_at:
+            wait = self._retry_at - now
         try:
+            event = self._events.get(block=wait != 0.0, timeout=wait)
+            while True:
+                self._take(*event)
+                event = self._events.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _take(self, kind: str, trial_id: str, value: Any) -> None:
+        if kind == "close":
+            self._closing = value
+            self._retry_at, self._pause_s = 0.0, CLOSING_PAUSE_S
+        else:
+            self._agenda.add(kind, trial_id, value)
+
+    def _do(self, kind: str, trial_id: str, value: Any) -> None:
+        """One job; it leaves the agenda once it is done, or refused for good."""
+        jobs: dict[str, Callable[[], object]] = {
+            "started": lambda: self._store.start(trial_id, value),
+            "epoch": lambda: self._store.log_epochs(trial_id, value),
+            "ended": lambda: self._store.record(trial_id, anew=trial_id in self._tried),
+            "artifacts": lambda: self._store.attach(value),
+        }
+        if self._attempt(trial_id, jobs[kind]):
+            self._tried.discard(trial_id)
+            self._agenda.done(kind, trial_id)
+
+    def _end(self, finished: bool, late: bool) -> bool:
+        """End all runs; a sweep that recorded nothing has none, unless a killed controller left some."""
+        if not self._store.ready and not self._ledger.is_open():
+            return True
+        return self._attempt("", lambda: self._store.end(finished, late))
+
+    def _attempt(self, trial_id: str, job: Callable[[], object]) -> bool:
+        """Whether the job is done; MLflow raises many kinds of errors, and none may stop a sweep."""
+        try:
+            for other in self._store.open():
+                self._agenda.send_again(other)
             job()
         except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0]
-            self._problems.append(f"{type(error).__name__}: {text}")
+            self._failed(trial_id, error)
             return False
+        self._done_at = time.monotonic()
+        self._pause_s = CLOSING_PAUSE_S if self._closing else FIRST_PAUSE_S
         return True
 
-
-class _Store:
-    """The runs of one sweep in MLflow; used by one thread."""
-
-    def __init__(self, sweep: str, description: str, recorded: Callable[[str, str, str], None]) -> None:
-        self._sweep, self._description, self._recorded = sweep, description, recorded
-        self._client: Any = None
-        self._experiment = ""
-        self._runs: dict[str, str] = {}
-
-    def start(self, trial_id: str, name: str, started_ms: int | None = None) -> str:
-        """The trial's run id; found by its tag, or created under the sweep's parent run."""
-        tags = {"sweep": self._sweep, "trial_id": trial_id, "mlflow.parentRunId": self._parent()}
-        return self._run(f"tags.trial_id = '{trial_id}'", trial_id, name, tags, started_ms)
-
-    def log_epoch(self, trial_id: str, epoch: EpochMetrics) -> None:
-        """Log one epoch of a trial that has a run."""
-        if trial_id in self._runs:
-            self.log_epochs(trial_id, [epoch])
-
-    def log_epochs(self, trial_id: str, history: Sequence[EpochMetrics]) -> None:
-        """Log epochs with the time at which each was measured, so that the same one twice is the same entry."""
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(name, getattr(epoch, name), round(1000 * epoch.finished_at), epoch.epoch)
-            for epoch in history
-            for name in EPOCH_METRICS
-        ]
-        for first in range(0, len(metrics), 1000):  # MLflow's limit for one batch
-            self._client.log_batch(self._runs[trial_id], metrics=metrics[first : first + 1000])
-
-    def record(self, row: Row, history: Sequence[EpochMetrics]) -> None:
-        """Everything about a trial that ended."""
-        from mlflow.entities import Metric, Param
-
-        trial_id = str(row["trial_id"])
-        run_id = self.start(trial_id, label(row), _milliseconds(row["started_at"]))
-        self.log_epochs(trial_id, history)
-        ended = _milliseconds(row["finished_at"])
-        names = [name for name in row if name in PARAMETERS or name.startswith(("recipe_", MODEL_COLUMN))]
-        self._client.log_batch(
-            run_id,
-            metrics=[Metric(n, float(row[n]), ended, 0) for n in FINAL_METRICS if row.get(n) is not None],
-            params=[Param(name, _text(row[name])) for name in names],
-        )
-        self._client.set_tag(run_id, "status", str(row["status"]))
-        if row.get("error"):
-            self._client.set_tag(run_id, "error", str(row["error"])[:5000])
-        ok = row["status"] == TrialStatus.OK
-        self._client.set_terminated(run_id, "FINISHED" if ok else "FAILED", ended)
-        self._recorded(trial_id, self._client.tracking_uri, run_id)
-
-    def attach(self, folder: Path) -> None:
-        """Log a folder's files to the parent run."""
-        parent = self._parent()
-        self._client.set_tag(parent, "mlflow.note.content", self._description)  # the space may have changed
-        self._client.log_artifacts(parent, str(folder), "report")
-
-    def end(self, finished: bool) -> None:
-        """Close the parent run, and the children that an interruption left open."""
-        if self._client is None:
-            return
-        for key, run_id in self._runs.items():
-            if self._client.get_run(run_id).info.status == "RUNNING":
-                done = finished and key == "parent"
-                self._client.set_terminated(run_id, "FINISHED" if done else "KILLED")
-
-    def _parent(self) -> str:
-        tags = {"sweep": self._sweep, "sweep_role": "parent", "mlflow.note.content": self._description}
-        return self._run("tags.sweep_role = 'parent'", "parent", self._sweep, tags, None)
-
-    def _run(self, query: str, key: str, name: str, tags: dict[str, str], started_ms: int | None) -> str:
-        if key in self._runs:
-            return self._runs[key]
-        client, experiment = self._client_of(), self._experiment
-        found = client.search_runs([experiment], f"{query} and tags.sweep = '{self._sweep}'", max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-            client.update_run(run_id, "RUNNING")
-        else:
-            run_id = client.create_run(experiment, started_ms, tags, name).info.run_id
-        self._runs[key] = run_id
-        return str(run_id)
-
-    def _client_of(self) -> Any:
-        """The client, made on first use: importing MLflow takes seconds and a sweep with nothing to do needs none."""
-        if self._client is None:
-            for name, value in SETTINGS.items():
-                os.environ.setdefault(name, value)
-            from mlflow import MlflowClient
-
-            for noisy in ("mlflow", "alembic"):  # importing MLflow sets its own level
-                logging.getLogger(noisy).setLevel(logging.ERROR)
-            client = MlflowClient()
-            found = client.get_experiment_by_name(self._sweep)
-            self._experiment = found.experiment_id if found else client.create_experiment(self._sweep)
-            self._client = client  # last: an outage here leaves nothing half made
-        return self._client
-
-
-def _text(value: Any) -> str:
-    """The table reads back 32 as 32.0, and MLflow refuses a parameter that changes."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _milliseconds(time: Any) -> int:
-    return round(1000 * datetime.fromisoformat(str(time)).timestamp())
+    def _failed(self, trial_id: str, error: Exception) -> None:
+        text = (str(error).strip().splitlines() or [""])[0]
+        self._reason = masked(f"{type(error).__name__}: {text}")
+        if not trial_id or not self._store.ready or not is_refusal(error):
+            self._retry_at = time.monotonic() + self._pause_s
+            self._pause_s = CLOSING_PAUSE_S if self._closing else min(2 * self._pause_s, LONGEST_PAUSE_S)
+        elif trial_id in self._tried:
+            self._agenda.refuse(trial_id)
+        else:  # its run, or the whole database, may have been deleted: look for them again
+            self._tried.add(trial_id)
+            self._store.forget(trial_id)

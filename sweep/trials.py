@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweep.data_paths import DataPaths
-from sweep.space import CellSpec, SweepSpec
+from sweep.space import CellSpec, Resources, SweepSpec
 from workers.contract import DataConfig, Execution, TrialConfig
 from workers.datasets import SPLIT_RULE, find_dataset, training_images
 from workers.families import Family, find_family, resolve_arguments
@@ -105,12 +105,19 @@ def _execution(spec: SweepSpec) -> Execution:
         ranks=resources.devices,
         micro_batch=resources.micro_batch,
         compile=resources.compile,
-        loader_workers=resources.loader_workers,
+        loader_workers=_loader_workers(resources),
         checkpoint_every_s=60 * checkpoints.every_minutes,
         checkpoint_quota_bytes=None if quota is None else round(1e9 * quota),
         keep_weights=checkpoints.keep_weights,
         hung_after_s=60 * spec.hung_after_minutes,
     )
+
+
+def _loader_workers(resources: Resources) -> int:
+    """Decoding processes: one for each core that the trial holds; none where one core has to train as well."""
+    if resources.loader_workers is not None:
+        return resources.loader_workers
+    return 0 if resources.kind == "cpu" and resources.cpu == 1 else resources.cpu
 
 
 def _trial(

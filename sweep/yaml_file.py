@@ -50,11 +50,14 @@ def read_yaml(path: Path) -> YamlFile:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SpaceError(f"{path}: larger than {MAX_BYTES} bytes; not a search space")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # its size is not asked for: a device or a pipe would say 0
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SpaceError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise SpaceError(f"{path}: larger than {MAX_BYTES} bytes; not a search space")
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SpaceError(f"{path}:{line}: cannot be read: not UTF-8 text") from error

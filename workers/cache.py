@@ -77,7 +77,7 @@ class CachedImages:
             self.labels += facts["labels"]
         self._sizes, self._begins = np.concatenate(sizes), np.concatenate(begins)
         self._maps: dict[int, mmap.mmap] = {}
-        for name in ("classes", "mean", "std"):
+        for name in ("classes", "content", "mean", "std"):
             if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
 

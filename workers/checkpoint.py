@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import torch
 
 from workers.contract import InvalidConfigError
+from workers.device import out_of_memory
 from workers.files import replaced, write_json
 
 KEPT = 2  # the last one, and the one before in case the last is damaged
@@ -46,14 +47,34 @@ def save(folder: Path, mark: Mark, state: dict[str, Any], quota_bytes: int | Non
     _drop_others(folder, path.with_suffix(".json"), kept)
 
 
-def load_latest(folder: Path, report: Callable[[str], None] = warnings.warn) -> dict[str, Any] | None:
-    """The newest state whose file fits its manifest, or None; each damaged one is reported in one line."""
+def load_latest(
+    folder: Path, report: Callable[[str], None] = warnings.warn, drop_damaged: bool = False
+) -> dict[str, Any] | None:
+    """The newest state whose file fits its manifest, or None.
+
+    Args:
+        folder: where the checkpoints lie.
+        report: told of each damaged one, in one line.
+        drop_damaged: remove them, so that `save` keeps whole ones only; not what just could not be read this time.
+
+    Raises:
+        Exception: memory ran out: a checkpoint that is too large now is not damaged.
+    """
     for manifest in _manifests(folder):
         try:
             return load(manifest.with_suffix(".pt"))
         except Exception as error:  # torch.load raises many kinds on a damaged file
-            report(f"{manifest}: damaged checkpoint passed over: {' '.join(str(error).split())[:200]}")
+            if out_of_memory(error):
+                raise
+            report(f"{manifest}: damaged checkpoint passed over: {_one_line(error)}")
+            if drop_damaged and (not isinstance(error, OSError) or isinstance(error, FileNotFoundError)):
+                _remove(manifest)
     return None
+
+
+def _one_line(error: Exception) -> str:
+    """A message that may quote the file, without what a terminal would obey."""
+    return "".join(filter(str.isprintable, " ".join(str(error).split())))[:200]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -68,6 +89,11 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError("its contents do not fit the recorded hash")
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     return state
+
+
+def any_in(folder: Path) -> bool:
+    """Whether a folder holds checkpoints, whole or not."""
+    return bool(_manifests(folder))
 
 
 def clear(folder: Path) -> None:

@@ -5,11 +5,14 @@ TrialConfig goes into a trial; EpochMetrics come out while it runs; TrialResult 
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
+from workers.files import seal, unseal
 from workers.recipe import Recipe
+from workers.typed import from_plain
 
 ModelValue = bool | int | float | str  # of an argument of a model family
 
@@ -24,6 +27,7 @@ class TrialStatus(StrEnum):
     DATA_ERROR = "data_error"  # the data set is missing, unreadable or not what was asked for
     INVALID = "invalid"  # the configuration cannot be trained
     CRASHED = "crashed"  # any other exception, or the process died
+    PREEMPTED = "preempted"  # ended from outside: its node or its controller is gone, or it was told to stop
 
 
 class TrialError(Exception):
@@ -67,6 +71,7 @@ class DataConfig:
     cache_side: int | None = None  # shorter side of the cached images, px; changes the pixels. None: as they are
     unreadable: str = "raise"  # or "skip": leave such images out and count them
     download: bool = False  # whether the data set's own library may fetch it
+    expected: str | None = None  # identity of the images that the sweep's earlier trials had; None: any
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,19 @@ class Execution:
     ranks: int = 1  # processes that share every batch, one device each
     micro_batch: int | None = None  # images per forward pass and rank; None: picked from predicted memory
     compile: str = "auto"  # on, off, or auto: where the predicted run is long enough to repay it
-    loader_workers: int | None = None  # decoding processes; None: as many as there are cores
+    loader_workers: int | None = None  # decoding processes; None: as many as the machine has cores
     checkpoint_every_s: float = 600.0  # within an epoch; there is one at every epoch's end anyway
     checkpoint_quota_bytes: int | None = None  # of one trial's checkpoints; None: no limit
     keep_weights: bool = False  # leave the evaluation weights in the work folder, for `sweep export`
     hung_after_s: float = 1800.0  # without a finished step
+
+
+# The least that a number may be in a configuration that somebody wrote by hand.
+LEAST: Mapping[str, int] = {
+    "resolution": 1, "epochs": 1, "seed": 0, "threads": 1, "data.classes": 2, "data.train_images": 1,
+    "data.cache_side": 1, "execution.ranks": 1, "execution.micro_batch": 1, "execution.loader_workers": 0,
+    "execution.checkpoint_every_s": 0, "execution.checkpoint_quota_bytes": 1, "execution.hung_after_s": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,17 +128,22 @@ class TrialConfig:
         """Parse what `to_json` wrote.
 
         Raises:
-            InvalidConfigError: not JSON, or fields are missing or unknown.
+            InvalidConfigError: not JSON, or a field is missing, unknown, of another type or out of its range.
         """
         try:
-            raw = json.loads(text)
-            raw["recipe"] = Recipe(**raw["recipe"])
-            raw["data"] = DataConfig(**raw["data"])
-            raw["plugins"] = tuple(raw.get("plugins", ()))
-            raw["execution"] = Execution(**raw.get("execution", {}))
-            return cls(**raw)
-        except (ValueError, TypeError, KeyError) as error:
+            config = from_plain(cls, json.loads(text))
+            config._check_ranges()
+        except (ValueError, RecursionError) as error:
             raise InvalidConfigError(f"not a trial configuration: {error}") from error
+        return config
+
+    def _check_ranges(self) -> None:
+        for place, least in LEAST.items():
+            value: Any = self
+            for name in place.split("."):
+                value = getattr(value, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{place}: must be at least {least}, not {value}")
 
     def to_json(self) -> str:
         """The configuration as JSON, fields in the order of their declaration."""
@@ -168,19 +186,23 @@ class TrialResult:
     precision: str | None = None  # that the device computed in: float16 where bfloat16 was asked for and is missing
     micro_batch: int | None = None
     skipped_images: int | None = None  # unreadable ones that were left out
+    data_identity: str | None = None  # hash of all images' names, labels and, where known, sizes
     notes: tuple[str, ...] = ()  # what happened on the way, in any attempt: damaged checkpoints
     versions: str | None = None
     host: str | None = None
+    token: str | None = None  # of the attempt, where a controller gave one
+    epochs_repeated: float = 0.0  # trained again after attempts that ended early
+    lost_device_hours: float = 0.0  # that such attempts held their devices since their last checkpoint
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Parse what `to_json` wrote.
 
         Raises:
-            ValueError: the text is torn or not a result.
+            ValueError: the text is torn, changed or not a result.
         """
         try:
-            raw = json.loads(text)
+            raw = unseal(json.loads(text))
             raw["status"] = TrialStatus(raw["status"])
             raw["history"] = tuple(EpochMetrics(**epoch) for epoch in raw["history"])
             raw["notes"] = tuple(raw.get("notes", ()))
@@ -189,5 +211,5 @@ class TrialResult:
             raise ValueError(f"not a trial result: {error}") from error
 
     def to_json(self) -> str:
-        """The result as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        """The result as JSON, with a hash of itself."""
+        return json.dumps(seal(dataclasses.asdict(self)), indent=1) + "\n"

@@ -10,6 +10,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,6 +52,13 @@ SCHEMES: Mapping[str, DatasetFacts] = {
     "wds": DatasetFacts("wds", None, None, 0.02, needs_root=True),
     "tfds": DatasetFacts("tfds", None, None, 0.02, needs_root=True),
 }
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "torch": ("torchvision",),
+    "hfds": ("datasets",),
+    "wds": ("webdataset",),
+    "tfds": ("tensorflow_datasets", "tensorflow"),
+}
+IN_ORDER = frozenset({"wds", "tfds"})  # schemes whose images can only be read in order, hence through the cache
 # The names under torch/ that timm 1.0 knows: classes and training images, where a data set has only one version.
 TORCH_NAMES: Mapping[str, tuple[int | None, int | None]] = {
     "cifar10": (10, 50_000),
@@ -81,19 +89,25 @@ def find_dataset(name: str, plugins: Sequence[str] = ()) -> DatasetFacts:
     """
     if name in DATASETS:
         return DATASETS[name]
-    scheme, slash, rest = name.partition("/")
-    if slash and scheme in SCHEMES:
-        return _scheme_facts(scheme, rest)
-    declared: dict[str, DatasetFacts] = {}
-    if plugins:
-        from workers.plugins import load_plugin
-
-        for path in plugins:
-            declared |= getattr(load_plugin(path), "DATASETS", {})
+    if scheme := scheme_of(name):
+        return _scheme_facts(scheme, name.removeprefix(f"{scheme}/"))
+    declared = _plugin_datasets(plugins) if plugins else {}
     if name in declared:
         return declared[name]
     known = [*DATASETS, *declared, *(f"{scheme}/<name>" for scheme in SCHEMES)]
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
+
+
+def _plugin_datasets(plugins: Sequence[str]) -> dict[str, DatasetFacts]:
+    from workers.plugins import load_plugin  # here, since that module checks what it loads with this one
+
+    declared: dict[str, DatasetFacts] = {}
+    for path in plugins:
+        own = getattr(load_plugin(path), "DATASETS", None) or {}
+        if shared := sorted(own.keys() & declared.keys()):
+            raise ValueError(f"plug-in {path}: another plug-in has a data set {shared[0]!r} too; rename one")
+        declared |= own
+    return declared
 
 
 def _scheme_facts(scheme: str, name: str) -> DatasetFacts:
@@ -108,6 +122,18 @@ def _scheme_facts(scheme: str, name: str) -> DatasetFacts:
         raise ValueError(f"unknown data set {f'torch/{name}'!r}; known under torch/: {', '.join(TORCH_NAMES)}")
     classes, images = TORCH_NAMES[name]
     return DatasetFacts("torch", classes, images, SCHEMES["torch"].minival, needs_root=True)
+
+
+def scheme_of(name: str) -> str | None:
+    """The timm scheme that a data set's name begins with, if any."""
+    scheme, slash, _ = name.partition("/")
+    return scheme if slash and scheme in SCHEMES else None
+
+
+def missing_package(name: str) -> str | None:
+    """What to install before a data set of one of timm's schemes can be read; None where nothing is missing."""
+    packages = PACKAGES.get(scheme_of(name) or "", ())
+    return next((package.replace("_", "-") for package in packages if find_spec(package) is None), None)
 
 
 def held_out(names: Sequence[str], labels: Sequence[int], share: float) -> tuple[list[int], list[int]]:

@@ -1,6 +1,8 @@
 """The device behind one small interface: where to run, in which precision, how to wait and what it is called."""
 
+import logging
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -56,6 +58,12 @@ class Device:
             xla.mend(model)
             return model.to(self.torch)
         return model.to(self.torch).to(memory_format=torch.channels_last)
+
+    def compiled(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model, compiled at its first step for images of one shape."""
+        if self.kind != "cuda":
+            logging.getLogger("torch.utils.cpp_extension").addFilter(_no_word_of_cuda)
+        return torch.compile(model, dynamic=False)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context in which matrix products run in the device's precision."""
@@ -118,6 +126,11 @@ class Device:
         if self.kind != "xla":
             return state
         return {name: xla.send(value, self.torch) for name, value in state.items()}
+
+
+def _no_word_of_cuda(record: logging.LogRecord) -> bool:
+    """Whether a line of torch's compiler is worth a look: without a GPU, that it finds none is not."""
+    return not record.getMessage().startswith("No CUDA runtime is found")
 
 
 # What tells of too little memory in a RuntimeError: torch's allocator on CPU, oneDNN where it could not allocate, XLA.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.contract import InvalidConfigError, TrialConfig
+from workers.contract import InvalidConfigError, TrialConfig, TrialError, TrialStatus
 from workers.costs import count_costs, predict_memory
 from workers.device import Device, out_of_memory
 from workers.model import WeightAverage, build_model
@@ -27,6 +27,21 @@ MAX_MICRO_BATCH = 512
 MEMORY_SHARE = 0.9  # of the free memory that the prediction may fill
 
 
+class MicroBatchError(TrialError):
+    """Memory ran out in one of several processes: the others wait for it, so only a next attempt can take less.
+
+    Attributes:
+        tried: images that did not fit.
+        smaller: images to try next.
+    """
+
+    status = TrialStatus.CRASHED  # which is started again; `oom` would be the end
+
+    def __init__(self, tried: int, smaller: int) -> None:
+        super().__init__(f"out of memory with micro-batch {tried}: the next attempt goes on with {smaller}")
+        self.tried, self.smaller = tried, smaller
+
+
 class Learner:
     """A model in training.
 
@@ -34,9 +49,10 @@ class Learner:
         config: the trial.
         device: where it trains.
         ranks: the processes that share its batches.
+        train_images: what an epoch has of them, where it is known: a long run is worth compiling for.
     """
 
-    def __init__(self, config: TrialConfig, device: Device, ranks: Ranks) -> None:
+    def __init__(self, config: TrialConfig, device: Device, ranks: Ranks, train_images: int | None = None) -> None:
         self.config, self.recipe, self.device, self.ranks = config, config.recipe, device, ranks
         torch.manual_seed(config.seed)
         model = _built(config)
@@ -47,14 +63,14 @@ class Learner:
         self.average = WeightAverage(self.model, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.objective = Objective(self.recipe, config.data.classes)
         self.scaler = device.scaler()
-        self.micro_batch = micro_batch(config, device)
+        self.micro_batch = ranks.least(micro_batch(config, device))
         self._found_to_fit: int | None = None  # once memory ran out with a larger micro-batch
         if self.micro_batch > self.recipe.bn_batch:
             group_batch_norm(self.model, self.recipe.bn_batch)
         self._statistics = SharedStatistics(self.model, ranks, self._images // self.recipe.bn_batch)
         self._parallel = ranks.parallel(self.model, device)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(self._parallel, dynamic=False) if compiles(config, device) else self._parallel
+            device.compiled(self._parallel) if compiles(config, device.kind, train_images) else self._parallel
         )
 
     @property
@@ -96,18 +112,21 @@ class Learner:
             try:
                 return self._accumulate(number, images, labels, prepare)
             except Exception as error:
-                if buffers is None or not out_of_memory(error):
+                if self.micro_batch <= self.recipe.bn_batch or not out_of_memory(error):
                     raise
+                smaller = _next_smaller(self.micro_batch, self.recipe.bn_batch)
+                if buffers is None:
+                    raise MicroBatchError(self.micro_batch, smaller) from error
             # Outside of the handler: the exception's frames held what did not fit.
             self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for running, before in zip(self._running(), buffers, strict=True):
                     running.copy_(before)
-            self.micro_batch = self._found_to_fit = _next_smaller(self.micro_batch, self.recipe.bn_batch)
+            self.micro_batch = self._found_to_fit = smaller
             self.device.forget_failed_step()
 
     def _halvable_state(self) -> list[torch.Tensor] | None:
-        """What a forward pass changes; None where there is no smaller micro-batch to go back to."""
+        """What a forward pass changes; None where the step cannot be done again in smaller parts."""
         # Other ranks would wait for this one's gradients: there a failed step ends the attempt.
         if self.micro_batch <= self.recipe.bn_batch or self.ranks.size > 1:
             return None
@@ -169,8 +188,12 @@ class Learner:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.device.cut()
-        fits = state["found_to_fit"]
-        if fits and fits < self.micro_batch and self.micro_batch % fits == 0:
+        if state["found_to_fit"]:
+            self.lower(state["found_to_fit"])
+
+    def lower(self, fits: int) -> None:
+        """Take no larger micro-batches than what an earlier attempt found to fit."""
+        if fits < self.micro_batch and self._images % fits == 0:
             self.micro_batch = self._found_to_fit = fits
 
 
@@ -236,6 +259,15 @@ def _next_smaller(size: int, bn_batch: int) -> int:
     return bn_batch * next(count for count in range(groups // 2, 0, -1) if groups % count == 0)
 
 
+def halvings(config: TrialConfig) -> int:
+    """How often a trial's micro-batch can be made smaller, whichever it begins with."""
+    recipe, count = config.recipe, 0
+    size = recipe.batch_size // config.execution.ranks
+    while size > recipe.bn_batch:
+        size, count = _next_smaller(size, recipe.bn_batch), count + 1
+    return count
+
+
 # Rules of thumb, not measured here: what a GPU sustains in training, the share that compiled code saves, and the time
 # that compiling takes per layer.
 SUSTAINED_FLOPS = 1e14
@@ -243,20 +275,25 @@ SAVED = 0.15
 COMPILE_S = 20.0
 
 
-def compiles(config: TrialConfig, device: Device) -> bool:
+def compiles(config: TrialConfig, kind: str, train_images: int | None) -> bool:
     """Whether the model is compiled: as the trial asks, else on a GPU where the predicted run repays it twice.
 
     Never by itself on a CPU: compiled code need not give the same bits on the next machine. XLA compiles anyway.
+
+    Args:
+        config: the trial.
+        kind: cpu, cuda or xla.
+        train_images: of an epoch; None where it is not known, and then nothing can be predicted.
     """
-    if device.kind == "xla":
+    if kind == "xla":
         return False
     if config.execution.compile != "auto":
         return config.execution.compile == "on"
-    if device.kind != "cuda" or config.data.train_images is None:
+    if kind != "cuda" or train_images is None:
         return False
     shape = (config.family, config.arguments, config.resolution, config.data.classes)
     macs = count_costs(*shape, config.plugins).macs_per_image
-    seconds = 3 * 2 * macs * config.data.train_images * config.epochs / SUSTAINED_FLOPS / config.execution.ranks
+    seconds = 3 * 2 * macs * train_images * config.epochs / SUSTAINED_FLOPS / config.execution.ranks
     return seconds * SAVED > 2 * COMPILE_S
 
 

@@ -151,7 +151,7 @@ def build_efficientnet(variant: str, classes: int, recipe: Recipe | None = None)
         recipe: sets dropout and stochastic depth; without it, none.
     """
     name, options = efficientnet_entry(variant)
-    return _create(name, classes, recipe, options)
+    return _create(name, classes, options, *_rates(recipe))
 
 
 def efficientnet_entry(variant: str) -> tuple[str, dict[str, Any]]:
@@ -174,8 +174,8 @@ def build_timm(architecture: str, resolution: int, classes: int, recipe: Recipe 
     """
     tested = recipe.test_resolution if recipe else 0
     if tested not in (0, resolution):
-        check_timm(architecture, resolution, tested)
-    return _create(architecture, classes, recipe, timm_options(architecture, resolution, tested))
+        check_timm(architecture, resolution, tested, *_rates(recipe))
+    return _create(architecture, classes, timm_options(architecture, resolution, tested), *_rates(recipe))
 
 
 def timm_options(architecture: str, resolution: int, test_resolution: int = 0) -> dict[str, Any]:
@@ -195,8 +195,19 @@ def timm_options(architecture: str, resolution: int, test_resolution: int = 0) -
     return options
 
 
-def _create(architecture: str, classes: int, recipe: Recipe | None, options: Mapping[str, Any]) -> nn.Module:
-    regularisation = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.stochastic_depth} if recipe else {}
+def _rates(recipe: Recipe | None) -> tuple[float, float]:
+    """Dropout and stochastic depth."""
+    return (recipe.dropout, recipe.stochastic_depth) if recipe else (0.0, 0.0)
+
+
+class _UnknownRateError(ValueError):
+    """An architecture has no dropout or no stochastic depth."""
+
+
+def _create(
+    architecture: str, classes: int, options: Mapping[str, Any], dropout: float, stochastic_depth: float
+) -> nn.Module:
+    regularisation = {"drop_rate": dropout, "drop_path_rate": stochastic_depth}
     # Zero is every model's default, and some do not know the argument.
     given = {name: rate for name, rate in regularisation.items() if rate} | dict(options)
     try:
@@ -204,28 +215,33 @@ def _create(architecture: str, classes: int, recipe: Recipe | None, options: Map
     except TypeError as error:
         for argument, field in (("drop_path_rate", "stochastic_depth"), ("drop_rate", "dropout")):
             if f"'{argument}'" in str(error):
-                raise ValueError(f"{field} is not known to timm's {architecture}; right would be 0") from error
+                told = f"{field} {regularisation[argument]:g}: timm's {architecture} has none; right would be 0"
+                raise _UnknownRateError(told) from error
         raise
     return cast(nn.Module, model)
 
 
 @cache
-def check_timm(architecture: str, resolution: int, test_resolution: int = 0) -> None:
-    """Refuse an architecture that timm has not, or that cannot read images of these sides, px.
+def check_timm(
+    architecture: str, resolution: int, test_resolution: int, dropout: float, stochastic_depth: float
+) -> None:
+    """Refuse an architecture that timm has not, that cannot read images of these sides, px, or that lacks a rate.
 
     It is run on the meta device: training on the one, then evaluation on the other where it is not 0.
 
     Raises:
-        ValueError: one line, beginning with "family", "resolution" or "test_resolution".
+        ValueError: one line, beginning with "family" or the name of the argument.
     """
     options = timm_options(architecture, resolution, test_resolution)
     sides = {"resolution": resolution} | ({"test_resolution": test_resolution} if test_resolution else {})
     field = list(sides)[-1]
     try:
         with torch.device("meta"):
-            model = _create(architecture, 10, None, options)
+            model = _create(architecture, 10, options, dropout, stochastic_depth)
             for field, side in sides.items():
                 logits = model.train(field == "resolution")(torch.empty(2, 3, side, side))
+    except _UnknownRateError:
+        raise
     except Exception as error:  # each architecture has its own way to say it
         told = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{field} {sides[field]} does not suit timm's {architecture}: {told}") from error

@@ -41,7 +41,7 @@ def measure_trial_shape(config: TrialConfig) -> Measurement:
     state, gradients, activations and the batch.
     """
     device = Device(config.device, config.precision, config.threads)
-    learner = Learner(config, device, Ranks())
+    learner = Learner(config, device, Ranks(), config.data.train_images)
     step = _training_step(learner, config)
     _timed(step, WARMUP_STEPS, device)
     peak = _peak_memory(step, _bytes_kept(learner), device)

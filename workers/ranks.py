@@ -58,6 +58,14 @@ class Ranks:
         dist.broadcast_object_list(said)
         return said[0]
 
+    def least(self, value: int) -> int:
+        """The smallest that any process says."""
+        if self.size == 1:
+            return value
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, value)
+        return int(min(said))
+
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:

@@ -4,14 +4,17 @@ The named recipes, and where their numbers come from, are in `workers.recipes`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# What each number may be, as a test that NaN fails, and in words.
+from workers.typed import short
+
+# What each number may be, as a test that NaN fails, and in words. Most bounds above are far beyond what anybody trains
+# with: they are there for slips of the pen.
 LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (("batch_size", "bn_batch", "learning_rate"), lambda value: 0 < value < math.inf, "above 0 and finite"),
-    (("repeated_augmentation",), lambda value: 1 <= value < math.inf, "at least 1 and finite"),
+    (("batch_size", "bn_batch"), lambda value: 0 < value <= 1_000_000, "above 0 and at most 1000000"),
+    (("learning_rate",), lambda value: 0 < value <= 1e6, "above 0 and at most 1000000"),
+    (("repeated_augmentation",), lambda value: 1 <= value <= 100, "in [1, 100]"),
     (("crop_min_area", "eval_crop"), lambda value: 0 < value <= 1, "in (0, 1]"),
     (
         ("momentum", "label_smoothing", "ema_decay", "dropout", "stochastic_depth", "bce_threshold"),
@@ -19,15 +22,13 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         "in [0, 1)",
     ),
     (("horizontal_flip",), lambda value: 0 <= value <= 1, "in [0, 1]"),
-    (
-        (
-            "warmup_epochs", "weight_decay", "mixup_alpha", "cutmix_alpha", "randaugment_layers",
-            "randaugment_magnitude", "randaugment_std", "test_resolution",
-        ),
-        lambda value: 0 <= value < math.inf,
-        "at least 0 and finite",
-    ),
-)  # fmt: skip
+    (("weight_decay", "mixup_alpha", "cutmix_alpha"), lambda value: 0 <= value <= 1000, "in [0, 1000]"),
+    (("warmup_epochs",), lambda value: 0 <= value <= 100_000, "in [0, 100000]"),
+    # timm's RandAugment has 15 operations. Its scale ends at 10 only where nothing else is said (`workers.augment`).
+    (("randaugment_layers",), lambda value: 0 <= value <= 15, "in [0, 15]"),
+    (("randaugment_magnitude", "randaugment_std"), lambda value: 0 <= value <= 30, "in [0, 30]"),
+    (("test_resolution",), lambda value: 0 <= value <= 4096, "in [0, 4096]"),
+)
 # What each word may be.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "lamb"),
@@ -77,7 +78,7 @@ class Recipe:
         for names, allowed, words in LIMITS:
             for name in names:
                 if not allowed(getattr(self, name)):
-                    raise ValueError(f"{name} {getattr(self, name)} is not {words}")
+                    raise ValueError(f"{name} {short(getattr(self, name))} is not {words}")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -95,6 +96,29 @@ class Recipe:
             )
         if self.mixes and self.bn_batch < 2:
             raise ValueError("bn_batch 1 leaves no image to mix with; Mixup and CutMix need 2 or more")
+        if self.randaugment_layers and not self.randaugment_magnitude:
+            raise ValueError(
+                f"randaugment_layers {self.randaugment_layers} needs a randaugment_magnitude above 0; "
+                "without RandAugment both are 0"
+            )
+        if self.repeated_augmentation > 1 and not self.augments:
+            raise ValueError(
+                f"repeated_augmentation {self.repeated_augmentation} repeats equal images: nothing augments them; "
+                "right would be 1, or a crop, a flip or RandAugment"
+            )
+
+    def check_budget(self, epochs: int) -> None:
+        """Refuse a warm-up that takes the whole budget, so that nothing of the schedule is left.
+
+        The named recipes' own warm-up takes half of a budget at most.
+
+        Raises:
+            ValueError: one line that begins with the field's name.
+        """
+        if self.warmup_epochs and self.warmup_epochs >= epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {epochs} epochs; right would be less than that"
+            )
 
     @property
     def augments(self) -> bool:

@@ -12,11 +12,13 @@ from the paper's appendix and not checked against it; NF = not found; "ours" = a
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from workers.recipe import OVERRIDABLE, Cell, Recipe
+from workers.typed import WORDS, short
 
 
 @dataclass(frozen=True)
@@ -265,22 +267,30 @@ def resolve(name: str, cell: Cell, overrides: Mapping[str, Any]) -> Recipe:
     Values that are not replaced stay as they are: another batch size does not change the learning rate.
 
     Raises:
-        ValueError: unknown recipe or field, or a value that cannot be trained with; one line.
+        ValueError: unknown recipe or field, or a value that cannot be trained with or has no effect; one line.
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise ValueError(f"unknown recipe {short(name)}; known: {', '.join(RECIPES)}")
     unknown = sorted(set(overrides) - set(OVERRIDABLE))
     if unknown:
         raise ValueError(f"unknown recipe field {unknown[0]!r}; known: {', '.join(OVERRIDABLE)}")
     checked = {field: _typed(field, value) for field, value in overrides.items()}
-    return dataclasses.replace(RECIPES[name](cell), **checked)
+    recipe = dataclasses.replace(RECIPES[name](cell), **checked)
+    recipe.check_budget(cell.epochs)
+    for field in ("randaugment_magnitude", "randaugment_std"):
+        if checked.get(field) and not recipe.randaugment_layers:
+            raise ValueError(
+                f"{field} {checked[field]:g} has no effect: randaugment_layers is 0 at {cell.epochs} epochs; "
+                "set that too, or leave this out"
+            )
+    return recipe
 
 
 def _typed(field: str, value: Any) -> Any:
     """An override as its field's type; whole numbers pass for real ones, nothing else is converted."""
     wanted = Recipe.__annotations__[field]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and type(value) is int and abs(value) < sys.float_info.max:
         return float(value)
     if type(value) is not wanted:
-        raise ValueError(f"{field} must be {wanted.__name__}, not {value!r}")
+        raise ValueError(f"{field} must be {WORDS[wanted]}, not {short(value)}")
     return value

@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,12 +24,14 @@ import numpy as np
 from PIL import Image
 
 from workers.contract import DataConfig, DataError
+from workers.datasets import missing_package
 from workers.sources import (
     Images,
     Sample,
     Stream,
     UnreadableError,
     decode,
+    files_content,
     files_fingerprint,
     to_rgb,
     tree_fingerprint,
@@ -49,18 +50,13 @@ def open_scheme(config: DataConfig) -> tuple[Images | Stream, Images | Stream]:
         DataError: a package is missing, or the data set or one of its splits.
     """
     scheme, _, name = config.name.partition("/")
-    for package in _PACKAGES[scheme]:
-        if find_spec(package) is None:
-            raise DataError(f"{config.name}: needs a package that is not installed: pip install {_pip(package)}")
+    if missing := missing_package(config.name):
+        raise DataError(f"{config.name}: needs a package that is not installed: pip install {missing}")
     if config.root is not None and not Path(config.root).is_dir():
         raise DataError(f"{config.root}: no such folder; set data.root in the search space")
     if config.root is None and scheme != "hfds":
         raise DataError(f"{config.name}: no folder given; set data.root in the search space")
     return _OPENERS[scheme](config, name)
-
-
-def _pip(package: str) -> str:
-    return package.replace("_", "-")
 
 
 def _create(config: DataConfig, name: str, split: str) -> Any:
@@ -94,6 +90,7 @@ class TorchImages:
         self._files = [Path(path) for path, _ in files] if files else None
         if self._files:
             self.names = [Path(os.path.relpath(path, root)).as_posix() for path in self._files]
+            self.content = files_content(self._files)
             self.fingerprint = files_fingerprint(self._files)
         else:
             self.names = [f"{config.name}/{split}/{index}" for index in range(len(self.labels))]
@@ -167,7 +164,7 @@ def _open_hfds(config: DataConfig, name: str) -> tuple[Images, Images]:
         name = str(local)
     else:
         _refuse_local(config, name)
-    with _offline(not config.download):
+    with _offline(not config.download), _without_bars():
         return HubImages(config, name, "train"), _validation(partial(HubImages, config, name))
 
 
@@ -204,6 +201,21 @@ def _offline(offline: bool) -> Iterator[None]:
             os.environ.pop(key, None) if before is None else os.environ.__setitem__(key, before)
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the library from drawing progress bars into the logs of trials that train side by side."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 # --- wds/ -------------------------------------------------------------------------------------------------------------
 
 
@@ -227,7 +239,8 @@ class ArchiveStream:
         self.parts = min(len(names), MOST_PARTS)
         bounds = [len(names) * part // self.parts for part in range(self.parts + 1)]
         self._archives = [names[first:last] for first, last in pairwise(bounds)]
-        self.fingerprint = files_fingerprint(self._root / name for name in names)
+        archives = [self._root / name for name in names]
+        self.content, self.fingerprint = files_content(archives), files_fingerprint(archives)
 
     def read(self, part: int) -> Iterator[Sample]:
         """The part's images in the archives' order.
@@ -322,12 +335,6 @@ def _validation(open_split: Callable[[str], Source]) -> Source:
     raise first
 
 
-_PACKAGES = {
-    "torch": ("torchvision",),
-    "hfds": ("datasets",),
-    "wds": ("webdataset",),
-    "tfds": ("tensorflow_datasets", "tensorflow"),
-}
 _OPENERS: Mapping[str, Callable[[DataConfig, str], tuple[Images | Stream, Images | Stream]]] = {
     "torch": _open_torch,
     "hfds": _open_hfds,

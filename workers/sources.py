@@ -5,6 +5,8 @@ give an `Images`; besides what the protocol asks for it may have these attribute
 
 - `fingerprint: str`: changes whenever an image may have changed; the cache is made anew then. Without it the names
   and labels stand for the images.
+- `content: str`: what tells changed images from those before besides names and labels, such as the files' sizes; the
+  same on every machine. It is part of the data's identity (`data_identity`), so a fingerprint with times will not do.
 - `mean`, `std: tuple[float, float, float]`: of the pixels on a scale of 0 to 1. ImageNet's where they are missing.
 - `in_memory: bool`: a data set so small that each trial keeps all of it in memory and needs no loader processes.
 """
@@ -26,6 +28,7 @@ from workers.contract import DataError
 from workers.datasets import ImageFile, class_folders, image_files
 
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+IDENTITY_LENGTH = 16  # characters
 # The machine is at fault, not the image: such a failure is never skipped and counted.
 _MACHINE_ERRORS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 
@@ -152,20 +155,18 @@ class FolderImages:
 
     def _list(self) -> None:
         self.classes = [folder.name for folder in class_folders(self._split)]
-        listing = hashlib.sha256()
+        found: list[ImageFile] = []
         with ThreadPoolExecutor(8) as pool:  # a network drive answers many questions at once
             for label, files in enumerate(pool.map(image_files, [self._split / name for name in self.classes])):
-                self._add(label, files, listing.update)
-        self.fingerprint = listing.hexdigest()
-
-    def _add(self, label: int, files: list[ImageFile], note: Callable[[bytes], None]) -> None:
-        if not files:
-            raise DataError(f"{self._split / self.classes[label]}: no images in this class folder")
-        for file in files:
-            name = f"{self.classes[label]}/{file.name}"
-            self.names.append(name)
-            self.labels.append(label)
-            note(f"{name}\0{file.bytes}\0{file.modified_ns}\n".encode(errors="surrogateescape"))
+                if not files:
+                    raise DataError(f"{self._split / self.classes[label]}: no images in this class folder")
+                self.names += [f"{self.classes[label]}/{file.name}" for file in files]
+                self.labels += [label] * len(files)
+                found += files
+        self.content = hash_of((name, file.bytes) for name, file in zip(self.names, found, strict=True))
+        self.fingerprint = hash_of(
+            (name, file.bytes, file.modified_ns) for name, file in zip(self.names, found, strict=True)
+        )
 
     def load(self, index: int) -> Image.Image:
         """The image as RGB.
@@ -180,20 +181,41 @@ class FolderImages:
 def fingerprint(images: Images) -> str:
     """What changes whenever an image may have changed, as far as the source tells."""
     own = getattr(images, "fingerprint", None)
-    if own is not None:
-        return str(own)
-    pairs = zip(images.names, images.labels, strict=True)
-    listing = "\n".join(f"{name}\0{label}" for name, label in pairs)
-    return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+    return hash_of(zip(images.names, images.labels, strict=True)) if own is None else str(own)
 
 
-def files_fingerprint(files: Iterable[Path]) -> str:
-    """Hash of the files' names, sizes and times of change."""
+def data_identity(*splits: Images) -> str:
+    """Hash of what is known of the images without reading them; the same for the same data on every machine.
+
+    It covers names, labels and what each source calls its `content`, but neither places nor times.
+    """
+    parts = [
+        (
+            hash_of(sorted(zip(images.names, images.labels, strict=False))),  # `splits` says if one is longer
+            str(getattr(images, "content", "")),
+        )
+        for images in splits
+    ]
+    return hash_of(parts)[:IDENTITY_LENGTH]
+
+
+def hash_of(records: Iterable[tuple[object, ...]]) -> str:
+    """SHA-256 of records in their order; a name in them may hold bytes that are no UTF-8."""
     digest = hashlib.sha256()
-    for file in files:
-        facts = file.stat()
-        digest.update(f"{file.name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    for record in records:
+        digest.update("\0".join(map(str, record)).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()
+
+
+def files_content(files: Sequence[Path]) -> str:
+    """Hash of the files' names and sizes."""
+    return hash_of((file.name, file.stat().st_size) for file in files)
+
+
+def files_fingerprint(files: Sequence[Path]) -> str:
+    """Hash of the files' names, sizes and times of change."""
+    facts = ((file.name, file.stat()) for file in files)
+    return hash_of((name, fact.st_size, fact.st_mtime_ns) for name, fact in facts)
 
 
 def tree_fingerprint(root: Path, without: str | None) -> str:

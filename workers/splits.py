@@ -1,5 +1,6 @@
 """Opens a data set and says which of its images are trained on, held out and validated on."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,7 +13,15 @@ from workers.contract import DataConfig, DataError
 from workers.datasets import DATASETS, find_dataset, held_out
 from workers.readable import unreadable_images
 from workers.schemes import open_scheme
-from workers.sources import DigitsImages, FolderImages, Images, Stream
+from workers.sources import (
+    DIGITS_SHA256,
+    IDENTITY_LENGTH,
+    DigitsImages,
+    FolderImages,
+    Images,
+    Stream,
+    data_identity,
+)
 
 DIGITS_VAL_SHARE = 0.2
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,7 +48,7 @@ class Splits:
     """The four parts of a data set: minival is held out of the training images, val is the validation set.
 
     `train_clean` is a fixed subset of `train`, as large as minival, on which training accuracy is measured. `skipped`
-    counts unreadable images that are in none of them.
+    counts unreadable images that are in none of them. `identity` is the same on every machine that has the same images.
     """
 
     train: Subset
@@ -50,6 +59,7 @@ class Splits:
     std: tuple[float, ...]
     in_memory: bool
     skipped: int = 0
+    identity: str = ""
 
 
 def load_splits(config: DataConfig, plugins: Sequence[str] = (), beat: Callable[[], None] = lambda: None) -> Splits:
@@ -72,10 +82,30 @@ def load_splits(config: DataConfig, plugins: Sequence[str] = (), beat: Callable[
     if config.cache_side is not None and (config.cache is None or config.cache_side < 1):
         raise DataError(f"data.cache_side {config.cache_side} must be at least 1, and needs data.cache")
     train, val = _open(config, plugins)
+    identity = None  # of what is read in order, only the cache knows names and labels
+    if not isinstance(train, Stream) and not isinstance(val, Stream):
+        identity = _identity(config, train, val)
     kept_train, bad_train = _ready(train, "train", config, beat)
     kept_val, bad_val = _ready(val, "val", config, beat)
     _check_classes(kept_train, kept_val, config)
-    return _split(kept_train, bad_train, kept_val, bad_val, config)
+    splits = _split(kept_train, bad_train, kept_val, bad_val, config)
+    return dataclasses.replace(splits, identity=identity or _identity(config, kept_train, kept_val))
+
+
+def _identity(config: DataConfig, train: Images, val: Images) -> str:
+    """The images' identity, which has to be the one that the sweep's earlier trials had."""
+    identity = data_identity(train, val)
+    if config.expected not in (None, identity):
+        raise DataError(other_images(config))
+    return identity
+
+
+def other_images(config: DataConfig) -> str:
+    """What is wrong when a version's images have changed, in one line."""
+    return (
+        f"{config.root or config.name}: the images are not those that training began with under version "
+        f"{config.version!r} of {config.name}; restore them, or name a new data.version"
+    )
 
 
 @lru_cache(maxsize=2)
@@ -84,7 +114,10 @@ def _digits(minival: float) -> Splits:
     rest, val = held_out(images.names, images.labels, DIGITS_VAL_SHARE)
     kept, out = held_out([images.names[i] for i in rest], [images.labels[i] for i in rest], minival)
     train, hold = [rest[i] for i in kept], [rest[i] for i in out]
-    return Splits(*_subsets(images, train, hold), Subset(images, tuple(val)), images.mean, images.std, in_memory=True)
+    return Splits(
+        *_subsets(images, train, hold), Subset(images, tuple(val)), images.mean, images.std,
+        in_memory=True, identity=DIGITS_SHA256[:IDENTITY_LENGTH],
+    )  # fmt: skip
 
 
 def _subsets(images: Images, train: list[int], minival: list[int]) -> tuple[Subset, Subset, Subset]:

@@ -52,7 +52,7 @@ class Trainer:
             splits, config.recipe, config.resolution, config.seed,
             workers=config.execution.loader_workers, rank=ranks.rank, ranks=ranks.size, pin=device.kind == "cuda",
         )  # fmt: skip
-        self.learner = Learner(config, device, ranks)
+        self.learner = Learner(config, device, ranks, len(splits.train))
         self.normalize = Normalize(splits, device.torch)
         device.cut()
 

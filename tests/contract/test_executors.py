@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from sweep.jobs import JobQueue
 from sweep.local_executor import LocalExecutor
 from sweep.space import SweepSpec
 from sweep.trials import trial_id, trials_of
 from workers.contract import TrialStatus
-from workers.trial import read_result
+from workers.files import seal, write_json
+from workers.work_folder import read_result
 
 TINY = {
     "sweep": "a",
@@ -57,13 +59,14 @@ class Recorder:
         self.results = {}
         self._act = act
 
-    def started(self, config):
-        self._hear("started", config)
+    def started(self, job):
+        self._hear("started", job.config)
 
-    def epoch(self, config, metrics):
-        self._hear(f"epoch {metrics.epoch}", config)
+    def epoch(self, job, metrics):
+        self._hear(f"epoch {metrics.epoch}", job.config)
 
-    def ended(self, config, result):
+    def ended(self, job, result):
+        config = job.config
         assert config.trial_id not in self.results
         self.results[config.trial_id] = result
         self._hear("ended", config)
@@ -77,6 +80,13 @@ class Recorder:
     def _hear(self, event, config):
         self.events.append((event, config.trial_id))
         self._act(event, config)
+
+
+def queue(configs, work):
+    """The trials, with a controller that lives as long as nobody asks."""
+    owner = work("owner").with_suffix(".json")
+    write_json(owner, seal({"pid": os.getpid()}))
+    return JobQueue(configs, work, str(owner))
 
 
 @pytest.fixture
@@ -93,7 +103,7 @@ def run(executor, tmp_path_factory):
     configs = [long, bad, blocked, *good]
     (folder / blocked.trial_id).write_text("a file where the trial's folder should be")
     heard = Recorder()
-    executor.run(configs, lambda trial_id: folder / trial_id, heard)
+    executor.run(queue(configs, lambda trial_id: folder / trial_id), heard)
     return SimpleNamespace(
         configs=configs,
         long=long,
@@ -139,7 +149,7 @@ def test_a_trial_that_cannot_even_write_its_result_has_one_nevertheless(run):
 
 def test_nothing_to_run_is_nothing_to_hear(executor, work):
     heard = Recorder()
-    executor.run([], work, heard)
+    executor.run(queue([], work), heard)
     assert heard.events == []
 
 
@@ -152,7 +162,7 @@ def test_a_listener_that_raises_stops_the_run_with_its_own_exception(executor, w
         configs = trials(6)
         heard = Recorder(raise_at(event))
         with pytest.raises(DiskFullError, match=event):
-            executor.run(configs, work, heard)
+            executor.run(queue(configs, work), heard)
         assert len(heard.order("started")) < len(configs)
         assert len(heard.order(event)) == 1
 
@@ -198,7 +208,7 @@ def test_a_killed_worker_is_a_crashed_trial_and_the_others_end(executor, work):
             os.kill(holder_of(work(victim.trial_id)), signal.SIGKILL)
 
     heard = Recorder(act)
-    executor.run([victim, *others], work, heard)
+    executor.run(queue([victim, *others], work), heard)
     result = heard.results[victim.trial_id]
     assert result.status is TrialStatus.CRASHED
     assert "died" in result.error
@@ -226,7 +236,7 @@ def test_more_than_the_machine_has_is_refused_instead_of_waited_for(executor, wo
     (config,) = trials(1)
     with RayExecutor(**wanted, gpus=0) as greedy:
         with pytest.raises(ResourcesError, match=f"one trial asks for {named}, this machine has"):
-            greedy.run([config], work, Recorder())
+            greedy.run(queue([config], work), Recorder())
         started = descendants(os.getpid())
     assert_ended(pid for pid in started if "ray" in command(pid))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from digits_trials import digits_trial
 
 from workers.contract import Execution, TrialStatus
-from workers.trial import STACKS, read_result
+from workers.work_folder import STACKS, read_result
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = '''

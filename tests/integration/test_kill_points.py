@@ -13,7 +13,8 @@ import pytest
 from digits_trials import REGULARISED, digits_trial
 
 from workers.contract import Execution, TrialConfig, TrialStatus
-from workers.trial import read_result, run_trial
+from workers.trial import run_trial
+from workers.work_folder import read_result
 
 KILLS = 50
 

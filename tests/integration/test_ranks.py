@@ -14,7 +14,8 @@ from digits_trials import digits_trial
 from safetensors.torch import load_file
 
 from workers.contract import Execution, TrialStatus
-from workers.trial import read_result, run_trial
+from workers.trial import run_trial
+from workers.work_folder import read_result
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -113,6 +114,75 @@ def test_after_a_lost_process_the_trial_goes_on_from_its_checkpoint(alone, tmp_p
     result = read_result(work)
     assert result.attempts == 2
     assert_equal(result, alone[0], work, alone[1])
+
+
+PLUGIN = """
+import os
+import torch
+from torch import nn
+from workers.families import Argument, Family
+
+
+class Limited(nn.Sequential):
+    # In the second process, from the second epoch on, no more images than `fits` have room.
+    passes = 0
+
+    def __init__(self, fits, classes):
+        super().__init__(nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes))
+        super().forward(torch.zeros(2, 3, 16, 16))
+        self.fits = fits
+
+    def forward(self, images):
+        self.passes += self.training
+        if self.training and self.passes > 10 and os.environ.get("RANK") == "1" and len(images) > self.fits:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(images)
+
+
+def build(arguments, resolution, classes, recipe):
+    return Limited(arguments["fits"], classes)
+
+
+FAMILIES = [Family("limited", {"fits": Argument(int, "images")}, build)]
+"""
+
+
+def limited(folder, fits, **recipe):
+    plugin = folder / "limited.py"
+    plugin.write_text(PLUGIN)
+    config = digits_trial(epochs=3, execution=Execution(ranks=2, loader_workers=0), batch_size=128, **recipe)
+    shape = {"family": "limited", "width": None, "depth": None, "model": {"fits": fits}, "plugins": (str(plugin),)}
+    return dataclasses.replace(config, execution=Execution(ranks=2, micro_batch=64, loader_workers=0), **shape)
+
+
+@pytest.mark.slow
+def test_out_of_memory_in_one_of_two_processes_goes_on_from_the_checkpoint_with_smaller_micro_batches(tmp_path):
+    work, config = tmp_path / "work", limited(tmp_path, 16, bn_batch=16)
+    for tried, smaller in ((64, 32), (32, 16)):
+        codes, errors = end(start(config, work))
+        assert 0 not in codes
+        result = read_result(work)
+        assert result.status is TrialStatus.CRASHED, errors
+        assert result.error == f"out of memory with micro-batch {tried}: the next attempt goes on with {smaller}"
+        assert list(work.glob("checkpoint-00001-*.json"))
+    codes, errors = end(start(config, work))
+    assert codes == [0, 0], errors
+    result = read_result(work)
+    assert (result.status, result.attempts, result.micro_batch) == (TrialStatus.OK, 3, 16)
+    assert [epoch.epoch for epoch in result.history] == [1, 2, 3]
+    assert result.notes == (
+        "out of memory with micro-batch 64: went on with 32",
+        "out of memory with micro-batch 32: went on with 16",
+    )
+
+
+@pytest.mark.slow
+def test_one_group_that_does_not_fit_in_one_of_two_processes_is_out_of_memory_for_good(tmp_path):
+    work = tmp_path / "work"
+    codes, errors = end(start(limited(tmp_path, 16, bn_batch=64), work))
+    assert codes == [1, 1], errors
+    result = read_result(work)
+    assert (result.status, result.error) == (TrialStatus.OOM, "OutOfMemoryError: no room")
 
 
 @pytest.mark.slow

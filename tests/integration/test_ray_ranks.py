@@ -93,7 +93,7 @@ def test_a_process_lost_in_mid_training_costs_only_the_steps_since_the_checkpoin
 
 def test_a_failure_that_would_only_come_again_ends_all_processes_and_is_not_tried_again(tmp_path):
     config = config_of(2)
-    diverging = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, learning_rate=1e30))
+    diverging = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, learning_rate=1e6))
     listener = Listener()
     with RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
         executor.run([diverging], lambda trial_id: tmp_path / trial_id, listener)

@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 
 from workers.contract import DataConfig, EpochMetrics, TrialResult, TrialStatus
 from workers.environment import cpu_model, versions
-from workers.trial import main, read_result, run_trial
+from workers.trial import main, run_trial
+from workers.work_folder import read_result
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("train_seconds", "seconds", "finished_at")
@@ -205,12 +206,12 @@ def test_the_checkpoints_of_another_trial_are_not_gone_on_from(tmp_path):
 @pytest.mark.parametrize(
     ("options", "status", "error"),
     [
-        ({"learning_rate": 1e30}, TrialStatus.DIVERGED, r"the training loss became nan in epoch 1"),
+        ({"learning_rate": 1e6}, TrialStatus.DIVERGED, r"the training loss became nan in epoch 1"),
         (
             # One step in all: the loss before it is fine, and the weights after it are not.
-            {"learning_rate": 1e30, "batch_size": 1024, "bn_batch": 1024, "epochs": 1},
+            {"learning_rate": 1e6, "batch_size": 1024, "bn_batch": 1024, "epochs": 1},
             TrialStatus.DIVERGED,
-            r"the validation loss is nan after the last epoch",
+            r"the minival loss is nan after epoch 1",
         ),
         ({"device": "abacus"}, TrialStatus.INVALID, r"device 'abacus' is unknown; known: cpu, cuda, xla"),
         (
@@ -231,6 +232,37 @@ def test_a_known_failure_is_a_result_with_its_status_and_one_line(tmp_path, opti
     assert re.fullmatch(error, result.error)
     assert read_result(tmp_path) == result
     assert result.val_top1 is None
+
+
+def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(tmp_path):
+    options = {"learning_rate": 1e6, "batch_size": 1024, "bn_batch": 1024}
+    result = run_trial(digits_trial(**options), tmp_path)
+    assert (result.status, result.history) == (TrialStatus.DIVERGED, ())
+    assert checkpoints(tmp_path) == []
+
+
+def test_checkpoints_that_were_left_beside_a_good_result_are_cleared_at_the_next_look(finished, tmp_path):
+    work, result = finished
+    (tmp_path / "result.json").write_text((work / "result.json").read_text())
+    for name in ("checkpoint-00003-0000000.pt", "checkpoint-00003-0000000.json"):
+        (tmp_path / name).write_bytes(b"left by a process that was killed before it could clear them")
+    assert run_trial(digits_trial(epochs=3), tmp_path) == result
+    assert checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error"),
+    [
+        ({"test_resolution": 8}, "test_resolution 8 is below 16, the smallest that resnet_rs can read"),
+        ({"warmup_epochs": 2.0, "epochs": 3, "shorter": 2}, "warmup_epochs 2 leaves nothing of 2 epochs"),
+    ],
+)
+def test_a_recipe_that_a_trial_written_by_hand_cannot_follow_is_invalid(tmp_path, recipe, error):
+    shorter = recipe.pop("shorter", None)
+    config = digits_trial(**recipe)
+    result = run_trial(dataclasses.replace(config, epochs=shorter or config.epochs), tmp_path)
+    assert result.status is TrialStatus.INVALID
+    assert result.error.startswith(error)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +403,7 @@ def test_alone_on_a_bare_machine_it_runs_while_a_second_process_waits_for_its_fo
 
 
 def test_the_command_of_a_failing_trial_ends_with_1_and_one_line(tmp_path, capsys):
-    config = digits_trial(epochs=1, learning_rate=1e30)
+    config = digits_trial(epochs=1, learning_rate=1e6)
     assert main(["--config", str(written(config, tmp_path)), "--work", str(tmp_path / "work")]) == 1
     assert capsys.readouterr().err == "a-trial: diverged: the training loss became nan in epoch 1\n"
     assert read_result(tmp_path / "work").status is TrialStatus.DIVERGED

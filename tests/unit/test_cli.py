@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from sweep.cli import main
-from sweep.controller import mark_tracked, owned
 from sweep.layout import SweepFolder
+from sweep.ledger import Ledger, Mark, current_address
+from sweep.ownership import owned
 from sweep.rows import cell_columns, commit
 from sweep.space import dump_space, load_space
 from sweep.trials import trials_of
@@ -243,7 +244,7 @@ def failed(space, tmp_path):
     for config, status in zip(trials_of(spec), ("oom", "crashed"), strict=True):
         row = {**cell_columns("tiny", config), "status": status, "error": "no [/bold] luck", "attempts": 1}
         commit(folder, row, ())
-        mark_tracked(folder, config.trial_id, "", "")
+        Ledger(folder).mark(config.trial_id, Mark(current_address(), "run", "parent", status))
     return folder
 
 

@@ -1,14 +1,15 @@
 """Commands on sweeps with plug-ins or without width and depth, and `sweep export`, as people meet them."""
 
 import json
+import os
 import signal
 import sys
 
 import pytest
 
 from sweep.cli import main
-from sweep.controller import mark_tracked
 from sweep.layout import SweepFolder
+from sweep.ledger import Ledger, Mark, current_address
 from sweep.rows import cell_columns, commit, keep_planned
 from sweep.space import dump_space, load_space
 from sweep.table import read_table
@@ -78,11 +79,11 @@ def sweep(monkeypatch, capsys, tmp_path):
 def finished(tmp_path):
     """A sweep whose trials are all done, or have the given status, as its folder says."""
 
-    def finished(text, statuses=()):
-        path = tmp_path / "tiny.yaml"
-        path.write_text(text)
+    def finished(text, statuses=(), name="tiny"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text.replace("sweep: tiny", f"sweep: {name}"))
         spec = load_space(path)
-        folder = SweepFolder(tmp_path / "results/tiny")
+        folder = SweepFolder(tmp_path / "results" / name)
         folder.keep_space(dump_space(spec, "0"))
         trials = trials_of(spec)
         keep_planned(folder, trials)
@@ -90,8 +91,8 @@ def finished(tmp_path):
             status = dict(enumerate(statuses)).get(index, "ok")
             numbers = {"minival_top1": 50.0 + index, "train_step_ms": 1.0 + index, "attempts": 1, "error": "bad luck"}
             times = dict.fromkeys(("started_at", "finished_at"), "2026-01-01T00:00:00+00:00")
-            commit(folder, {**cell_columns("tiny", config), **numbers, **times, "status": status}, ())
-            mark_tracked(folder, config.trial_id, "", "")
+            commit(folder, {**cell_columns(name, config), **numbers, **times, "status": status}, ())
+            Ledger(folder).mark(config.trial_id, Mark(current_address(), "run", "parent", status))
         plugins._load.cache_clear()  # as in the next process: whoever asks for a plug-in runs it again
         return folder, trials
 
@@ -206,6 +207,49 @@ def test_what_cannot_be_exported_is_a_line_that_says_how_to_go_on(sweep, finishe
     assert not (folder.path / "export").exists()
     folder.space.write_text(folder.space.read_text().replace("- 1\n", "- 4\n"))
     assert f"trial {first}: no space in results/tiny/ plans it" in export_problem(sweep, first)
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    """The weights that were exported, instead of the export itself."""
+    paths = []
+    monkeypatch.setattr("workers.export.export_model", lambda config, weights, row, target: paths.append(weights))
+    return paths
+
+
+def with_weights(folder, trial_id):
+    weights = folder.work(trial_id) / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    return weights
+
+
+def test_without_a_sweeps_name_a_trial_is_found_in_whichever_sweep_has_it(sweep, finished, exported):
+    older, trials = finished(RESNET)
+    weights = with_weights(older, trials[1].trial_id)
+    finished(EFFICIENTNET, name="newer")
+    code, out, err = sweep("export", trials[1].trial_id[:8])
+    assert (code, out) == (0, f"results/tiny/export/{trials[1].trial_id}\n"), err
+    assert [path.resolve() for path in exported] == [weights]
+    assert "newest" not in err
+    code, out, err = sweep("export", "zz")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no trial 'zz' in results/; " in err
+
+
+def test_of_several_sweeps_with_the_trial_it_is_the_newest_that_kept_the_weights_and_says_so(sweep, finished, exported):
+    older, trials = finished(RESNET, name="older")
+    newer, _ = finished(RESNET, name="newer")
+    name = trials[0].trial_id
+    os.utime(older.trials, (1, 1))
+    os.utime(older.space, (1, 1))
+    weights = with_weights(older, name)
+    code, _, err = sweep("export", name)
+    assert (code, exported[-1].resolve()) == (0, weights)
+    assert f"{name} is in results/older and in results/newer: exporting that of results/older\n" in err
+    weights = with_weights(newer, name)
+    assert sweep("export", name)[0] == 0
+    assert exported[-1].resolve() == weights
 
 
 def test_a_table_is_no_sweep_to_export_from(sweep, finished):

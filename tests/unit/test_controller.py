@@ -1,18 +1,15 @@
 """The controller's laws, whatever dies in between, with an executor that trains nothing."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
 from sweep import cost
-from sweep.controller import ROUNDS, Controller, mark_tracked, owned, untracked
-from sweep.errors import RefusedError, ResourcesError
+from sweep.controller import ROUNDS, Controller
+from sweep.errors import ResourcesError
 from sweep.layout import SweepFolder
+from sweep.ledger import Ledger, Mark, current_address
+from sweep.ownership import owned
 from sweep.plan import make_plan
-from sweep.rows import read_row, read_states
+from sweep.rows import read_history, read_row, read_states
 from sweep.space import SweepSpec
 from sweep.trials import trials_of
 from workers.contract import EpochMetrics, TrialResult, TrialStatus
@@ -37,7 +34,8 @@ def space(**changes):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     return SweepFolder(tmp_path / "a")
 
 
@@ -68,17 +66,18 @@ class Executor:
             raise self.unmeasurable[config.width]
         return Measurement(100.0 * config.width, 1.0, 1.5, 2.0, 1000, "a cpu")
 
-    def run(self, trials, work, listener):
-        for config in trials:
+    def run(self, jobs, listener):
+        while job := jobs.take():
+            config = job.config
             self.ran.append(config.trial_id)
-            listener.started(config)
+            listener.started(job)
             result = result_of(config, TrialStatus.OOM if config.trial_id in self.failing else TrialStatus.OK)
             for epoch in result.history:
-                listener.epoch(config, epoch)
-            write_bytes(work(config.trial_id) / "result.json", result.to_json().encode())
+                listener.epoch(job, epoch)
+            write_bytes(job.work / "result.json", result.to_json().encode())
             if self.die == "before the row":
                 raise Killed
-            listener.ended(config, result)
+            listener.ended(job, result)
 
 
 class Tracker:
@@ -94,15 +93,14 @@ class Tracker:
     def epoch(self, config, metrics):
         self.events.append((f"epoch {metrics.epoch}", config.trial_id))
 
-    def trial_ended(self, row, history):
-        trial_id = row["trial_id"]
-        assert read_row(self.folder.row(trial_id))["status"] == row["status"]
-        assert len(history) == row["epochs_done"]
+    def trial_ended(self, trial_id):
+        row = read_row(self.folder.row(trial_id))
+        assert len(read_history(self.folder, trial_id)) == row["epochs_done"]
         if self.die:
             raise Killed
-        self.rows.setdefault(trial_id, []).append(dict(row))
+        self.rows.setdefault(trial_id, []).append(row)
         if self.works:
-            mark_tracked(self.folder, trial_id, "address", "run")
+            Ledger(self.folder).mark(trial_id, Mark(current_address(), "run", "parent", row["status"]))
 
     def sweep_ended(self, artifacts):
         pass
@@ -128,6 +126,9 @@ class Progress:
     def epoch(self, config, metrics):
         pass
 
+    def again(self, config, result):
+        self.events.append(f"again {result.status}")
+
     def ended(self, config, result):
         self.events.append(f"ended {result.status}")
 
@@ -139,13 +140,18 @@ def run(folder, spec=None, executor=None, tracker=None, retry=()):
     """One `sweep run`, without the command."""
     spec = spec or space()
     executor, tracker, progress = executor or Executor(), tracker or Tracker(folder), Progress()
-    plan = make_plan(spec, trials_of(spec), read_states(folder), cost.count, retry)
-    Controller(folder, executor, tracker, progress).run(plan)
+    with owned(folder) as owner:
+        plan = make_plan(spec, trials_of(spec), read_states(folder), cost.count, retry)
+        Controller(folder, owner, executor, tracker, progress).run(plan)
     return executor, tracker, progress
 
 
 def ids(spec=None):
     return [trial.trial_id for trial in trials_of(spec or space())]
+
+
+def untracked(folder):
+    return Ledger(folder).missing(read_states(folder))
 
 
 def rows(folder):
@@ -199,11 +205,11 @@ def test_a_crash_between_row_and_tracker_sends_the_row_again_and_trains_nothing_
     with pytest.raises(Killed):
         run(folder, executor=first, tracker=dying)
     (done,) = first.ran
-    assert list(rows(folder)) == [done] == untracked(folder, read_states(folder))
+    assert list(rows(folder)) == [done] == untracked(folder)
     executor, tracker, _ = run(folder)
     assert done not in executor.ran
     assert tracker.rows[done] == [rows(folder)[done]]
-    assert untracked(folder, read_states(folder)) == []
+    assert untracked(folder) == []
 
 
 def test_what_the_tracker_could_not_take_it_gets_at_the_next_run_and_not_after_that(folder):
@@ -217,7 +223,8 @@ def test_what_the_tracker_could_not_take_it_gets_at_the_next_run_and_not_after_t
 def test_everything_can_be_sent_again(folder):
     run(folder, space(exclude=[{"width": 0.25}]))
     tracker = Tracker(folder)
-    assert Controller(folder, Executor(), tracker, Progress()).send_untracked(everything=True) == 2
+    with owned(folder) as owner:
+        assert Controller(folder, owner, Executor(), tracker, Progress()).send_untracked(everything=True) == 2
     assert len(tracker.rows) == 2
 
 
@@ -252,7 +259,7 @@ def test_a_retry_that_the_tracker_missed_is_not_taken_for_the_failure_that_it_ha
     bad = ids()[0]
     run(folder, executor=Executor(failing=[bad]))
     run(folder, tracker=Tracker(folder, works=False), retry=[TrialStatus.OOM])
-    assert untracked(folder, read_states(folder)) == [bad]
+    assert untracked(folder) == [bad]
 
 
 def test_excluded_cells_have_rows_with_the_reason_and_no_run(folder):
@@ -297,47 +304,3 @@ def test_a_shape_is_measured_in_rounds_and_once_for_all_its_budgets_and_runs(fol
     assert sorted(widths[:2]) == [0.125, 0.25]
     assert widths == widths[:2] * ROUNDS
     assert run(folder)[0].measured == []
-
-
-def test_an_exception_of_the_table_stops_the_run(folder, monkeypatch):
-    monkeypatch.setattr("sweep.controller.commit", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        run(folder)
-
-
-def test_a_sweep_has_one_owner_and_is_free_afterwards(folder):
-    with owned(folder):
-        with pytest.raises(RefusedError) as caught, owned(folder):
-            pass
-        assert f"process {os.getpid()} on {os.uname().nodename}" in str(caught.value)
-        assert caught.value.exit_code == 3
-        assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
-    with pytest.raises(ZeroDivisionError), owned(folder):
-        raise ZeroDivisionError
-    with owned(folder):
-        pass
-
-
-HOLD = (
-    "import sys; from pathlib import Path; from sweep.controller import owned; from sweep.layout import SweepFolder\n"
-    "with owned(SweepFolder(Path(sys.argv[1]))):\n    print('held', flush=True)\n    sys.stdin.read()\n"
-)
-
-
-def test_an_owner_that_was_killed_owns_nothing(folder):
-    command = [sys.executable, "-c", HOLD, str(folder.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(RefusedError, match=f"process {other.pid} on "), owned(folder):
-            pass
-        other.kill()
-    with owned(folder):
-        assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
-def test_a_lock_whose_owner_cannot_be_read_is_refused_all_the_same(folder, text):
-    with owned(folder):
-        folder.lock.write_text(text)
-        with pytest.raises(RefusedError, match="another process is running this sweep"), owned(folder):
-            pass

@@ -105,6 +105,15 @@ def test_whatever_changes_a_step_is_another_measurement(change):
     assert cost.shape_id(config_of(**change)) != cost.shape_id(config_of())
 
 
+def test_a_long_run_on_a_gpu_that_compiles_is_another_measurement_than_a_short_one_that_does_not():
+    imagenet = {"name": "imagenet", "root": "/x"}
+    big = {"data": imagenet, "resources": {"gpu": 1}, "width": 1.0, "resolution": 224}
+    short, long, longer = (cost.shape_id(config_of(epochs=epochs, **big)) for epochs in (1, 100, 350))
+    assert short != long == longer
+    off = [cost.shape_id(config_of(epochs=n, **big | {"resources": {"gpu": 1, "compile": "off"}})) for n in (1, 350)]
+    assert off[0] == off[1] != short
+
+
 @pytest.fixture
 def measured(tmp_path):
     path = tmp_path / "shape.parquet"

@@ -1,3 +1,6 @@
+import shutil
+import sys
+
 import pytest
 
 from sweep.data_paths import DataPaths, data_paths
@@ -34,9 +37,10 @@ def refusal(path):
     return str(caught.value).removeprefix(f"{path}:")
 
 
-def with_splits(folder):
-    for split in ("train", "val"):
-        (folder / split).mkdir(parents=True)
+def with_classes(folder, train=("a", "b", "c"), val=("a", "b", "c")):
+    for split, names in (("train", train), ("val", val)):
+        for name in names:
+            (folder / split / name).mkdir(parents=True)
     return folder
 
 
@@ -50,17 +54,17 @@ def test_a_variable_that_is_not_set_is_named_with_its_place(space, monkeypatch):
 
 @pytest.mark.parametrize("lacking", ["train", "val"])
 def test_a_folder_that_lacks_a_split_is_named(space, tmp_path, monkeypatch, lacking):
-    for split in {"train", "val"} - {lacking}:
-        (tmp_path / "images" / split).mkdir(parents=True)
+    shutil.rmtree(with_classes(tmp_path / "images") / lacking)
     path = space("name: folder\n  classes: 3\n  root: ${SOME_DIR}/images")
     monkeypatch.setenv("SOME_DIR", str(tmp_path))
     assert refusal(path).startswith(f"5: data.root: {tmp_path}/images/{lacking} is no folder")
-    (tmp_path / "images" / lacking).mkdir(parents=True)
+    for name in "abc":
+        (tmp_path / "images" / lacking / name).mkdir(parents=True)
     assert found(path) == DataPaths(str(tmp_path / "images"))
 
 
 def test_relative_folders_become_absolute_for_workers_that_start_elsewhere(space, tmp_path, monkeypatch):
-    with_splits(tmp_path / "images")
+    with_classes(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     path = space("name: folder\n  classes: 3\n  root: images\n  cache: decoded")
     assert found(path) == DataPaths(str(tmp_path / "images"), str(tmp_path / "decoded"))
@@ -77,3 +81,34 @@ def test_the_folder_of_another_data_set_needs_no_class_folders_but_has_to_be_the
     assert refusal(path).startswith(f"4: data.root: {tmp_path}/images is no folder; set it to the folder of torch/cif")
     (tmp_path / "images").mkdir()
     assert found(path) == DataPaths(str(tmp_path / "images"))
+
+
+def test_another_number_of_class_folders_than_promised_is_told_with_the_place_of_the_promise(space, tmp_path):
+    root = with_classes(tmp_path / "images")
+    path = space(f"name: folder\n  root: {root}\n  classes: 4")
+    assert refusal(path) == f"5: data.classes: {root}/train has 3 class folders, not 4"
+    path = space(f"name: imagenet\n  root: {root}")
+    assert refusal(path) == f"4: data.root: {root}/train has 3 class folders, not 1000"
+
+
+def test_class_folders_of_one_split_alone_are_told(space, tmp_path):
+    root = with_classes(tmp_path / "images", val=("a", "b", "d"))
+    path = space(f"name: folder\n  root: {root}\n  classes: 3")
+    assert refusal(path).startswith(f"4: data.root: {root}/train has a class folder 'c' that {root}/val has not")
+
+
+def test_a_folder_that_is_hidden_or_a_file_is_no_class(space, tmp_path):
+    root = with_classes(tmp_path / "images")
+    (root / "train" / ".thumbnails").mkdir()
+    (root / "val" / "notes.txt").write_text("")
+    assert found(space(f"name: folder\n  root: {root}\n  classes: 3")) == DataPaths(str(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("tfds/mnist", "tensorflow_datasets"), ("wds/x", "webdataset"), ("hfds/x", "datasets")]
+)
+def test_a_package_that_is_missing_is_told_before_anything_runs(space, tmp_path, monkeypatch, name, package):
+    path = space(f"name: {name}\n  classes: 10\n  root: {tmp_path}\n  cache: {tmp_path}")
+    monkeypatch.setitem(sys.modules, package, None)
+    wanted = f"3: data.name: {name} needs a package that is not installed: pip install {package.replace('_', '-')}"
+    assert refusal(path) == wanted

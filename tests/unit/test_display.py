@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from sweep import cost, display
-from sweep.display import quantity, show, status_of
+from sweep.display import quantity, show
 from sweep.pareto import pareto
-from sweep.plan import make_plan, plan_json
+from sweep.plan import RowState, make_plan, plan_json
 from sweep.rules import rules
 from sweep.space import load_space
+from sweep.status import status_of
 from sweep.table import read_table, write_rows
 from sweep.trials import trials_of
 
@@ -88,8 +89,9 @@ def test_models_with_long_names_are_folded_into_the_width_of_the_page(tmp_path):
     }  # fmt: skip
     for render, shown in ((display.plan_table, value), (display.front_tables, front)):
         long = [{**t, "model": {"one_argument": "with_a_long_value", "another": 3}} for t in (trial, member)]
-        text = " ".join(drawn(render, shown))
-        assert "efficientnetv2_rw_t" in text
+        lines = drawn(render, shown)
+        assert "efficientnetv2_rw_t" in " ".join(lines)
+        assert max(len(line.encode()) for line in lines) <= 80  # where a pager counts bytes too
         drawn(render, {**shown, "trials": long[:1], "front": long[1:]})
 
 
@@ -111,6 +113,25 @@ def test_a_plan_fits_80_columns_and_has_every_trial(path):
     assert all(line.rstrip().endswith("planned") for line in shown)
     assert f"{len(shown)} trials: 0 finished, {len(shown)} planned, 0 failed, 0 excluded" in lines[-2]
     assert "device-hours" in lines[-1]
+
+
+def test_a_plan_says_why_it_leaves_trials_out(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "sweep: a\ndata: {name: digits}\nrecipe: small\n"
+        "axes: {width: [0.25, 0.5, 2], depth: [26, 420], resolution: [32], epochs: [100000]}\n"
+        "limits: {macs_per_image: [0, 100e6]}\nexclude: [{width: 0.5, depth: 26}]\n"
+    )
+    spec = load_space(path)
+    trials = trials_of(spec)
+    rows = {trials[0].trial_id: RowState("oom", "OutOfMemoryError: " + "no room " * 30)}
+    value = plan_json(make_plan(spec, trials, rows, cost.count), cost.count, lambda trial: 1e6)
+    lines = drawn(display.plan_table, value)
+    ends = ["failed 1", "planned", "excluded 2", "excluded 3", "excluded 3", "excluded 3"]
+    assert all(line.rstrip().endswith(end) for line, end in zip(lines[1:7], ends, strict=True)), lines
+    assert lines[7:10] == [
+        "1: oom", "2: exclude: width 0.5, depth 26", "3: limits: macs_per_image outside [0, 1e+08]",
+    ]  # fmt: skip
 
 
 def test_a_plan_without_measurements_says_so():

@@ -149,9 +149,9 @@ ONE_PROBLEM = {
         "axes.depth.1: depth 51 is none of resnet_rs's; known: 26, 50, 101",
     ),
     "resolution below the stride": (changed("[16, 32]", "[8, 32]"), 9, "axes.resolution.0: resolution 8 is below 16"),
-    "negative width": (changed("[0.25, 0.5]", "[-1]"), 7, "axes.width.0: Input should be greater than 0 (got -1)"),
-    "no epochs": (changed("[1, 3]", "[0]"), 10, "axes.epochs.0: Input should be greater than 0 (got 0)"),
-    "half an epoch": (changed("[1, 3]", "[0.5]"), 10, "axes.epochs.0: Input should be a valid integer"),
+    "negative width": (changed("[0.25, 0.5]", "[-1]"), 7, "axes.width.0: must be above 0 (got -1)"),
+    "no epochs": (changed("[1, 3]", "[0]"), 10, "axes.epochs.0: must be above 0 (got 0)"),
+    "half an epoch": (changed("[1, 3]", "[0.5]"), 10, "axes.epochs.0: must be a whole number"),
     "duplicate value": (changed("[1, 3]", "[1, 3, 1]"), 10, "axes.epochs.2: 1 stands twice"),
     "duplicate width, spelt twice": (changed("[0.25, 0.5]", "[1, 1.0]"), 7, "axes.width.1: 1.0 stands twice"),
     "duplicate seed": (changed("[0, 1]", "[3, 3]"), 11, "seeds.1: 3 stands twice"),
@@ -169,18 +169,28 @@ ONE_PROBLEM = {
     "alias": (changed("[0.25, 0.5]", "&w [0.25]") + "seeds2: *w\n", 13, "alias *w is not allowed"),
     "NaN": (changed("[0.25, 0.5]", "[.nan]"), 7, ".nan is not a finite number"),
     "NaN as text": (changed("[0.25, 0.5]", "['nan']"), 7, "axes.width.0: "),
-    "NaN in limits": (GOOD + "limits: {params: ['nan', 1]}\n", 13, "limits.params.0: Input should be a finite number"),
-    "infinite limit": (GOOD + "limits: {params: [0, inf]}\n", 13, "limits.params.1: Input should be a finite number"),
+    "NaN in limits": (GOOD + "limits: {params: ['nan', 1]}\n", 13, "limits.params.0: must be a finite number"),
+    "infinite limit": (GOOD + "limits: {params: [0, inf]}\n", 13, "limits.params.1: must be a finite number"),
     "limits upside down": (
         GOOD + "limits: {params: [2, 1]}\n",
         13,
         "limits: params: the low bound 2 is above the high one 1",
     ),
-    "text for a number": (changed("[26, 50]", "[deep]"), 8, "axes.depth.0: Input should be a valid integer"),
+    "text for a number": (changed("[26, 50]", "[deep]"), 8, "axes.depth.0: must be a whole number"),
     "truth for a number": (changed("[0, 1]", "[yes]"), 11, "seeds.0: must be a number (got True)"),
     "truth for a width": (changed("[0.25, 0.5]", "[true]"), 7, "axes.width.0: must be a number (got True)"),
-    "date for a number": (changed("[26, 50]", "[2020-01-01]"), 8, "axes.depth.0: Input should be a valid integer"),
-    "list for a name": (changed("family: resnet_rs", "family: [a]"), 4, "family: Input should be a valid string"),
+    "date for a number": (changed("[26, 50]", "[2020-01-01]"), 8, "axes.depth.0: must be a whole number"),
+    "list for a recipe": (
+        changed("{name: small, learning_rate: 0.2}", "[small]"),
+        5,
+        "recipe: must be a recipe's name, or its name and values that replace its own: "
+        "{name: small, learning_rate: 0.2} (got ['small'])",
+    ),
+    "one bound": (GOOD + "limits: {params: [1]}\n", 13, "limits.params: must be a list of two numbers, [low, high]"),
+    "three bounds": (GOOD + "limits: {params: [1, 2, 3]}\n", 13, "limits.params: must be a list of 2 values (got ["),
+    "no version": (changed("digits", "digits\n  version: ''"), 4, "data.version: must not be empty (got '')"),
+    "seed too large": (changed("[0, 1]", "[2147483648]"), 11, "seeds.0: must be below 2147483648 (got 2147483648)"),
+    "list for a name": (changed("family: resnet_rs", "family: [a]"), 4, "family: must be text (got ['a'])"),
     "name with a slash": (changed("sweep: a", "sweep: a/b"), 1, "sweep: must be at most 100 letters, digits and _ . -"),
     "name of a folder of sweeps": (
         changed("sweep: a", "sweep: published"),
@@ -200,7 +210,7 @@ ONE_PROBLEM = {
     "recipe value of the wrong type": (
         changed("learning_rate: 0.2", "\n  learning_rate: fast"),
         6,
-        "recipe.learning_rate: learning_rate must be float, not 'fast'",
+        "recipe.learning_rate: learning_rate must be a finite number, not 'fast'",
     ),
     "recipe value out of bounds": (
         changed("learning_rate: 0.2", "\n  momentum: 1.5"),
@@ -210,25 +220,49 @@ ONE_PROBLEM = {
     "recipe value that no float holds": (
         changed("rate: 0.2", "rate: 1" + "0" * 400),
         5,
-        "recipe: int too large to convert to float",
+        "recipe.learning_rate: learning_rate must be a finite number, not 1000",
     ),
     "unknown family": (changed("resnet_rs", "vgg"), 4, "family: unknown family 'vgg'; known: resnet_rs"),
     "unknown data set": (
         changed("digits", "mnist"),
-        2,
-        "data: unknown data set 'mnist'; known: digits, imagenet, folder",
+        3,
+        "data.name: unknown data set 'mnist'; known: digits, imagenet, folder",
     ),
-    "data set without root": (changed("digits", "imagenet"), 2, "data: data set 'imagenet' needs `root`"),
-    "data set without classes": (changed("digits", "folder\n  root: /x"), 2, "data: data set 'folder' needs `classes`"),
+    "data set without root": (changed("digits", "imagenet"), 2, "data.root: data set 'imagenet' needs this"),
+    "data set without classes": (
+        changed("digits", "folder\n  root: /x"),
+        2,
+        "data.classes: data set 'folder' needs this key: the number of its classes",
+    ),
+    "web data set without a cache": (
+        changed("digits", "wds/x\n  classes: 3\n  root: /x"),
+        2,
+        "data.cache: data set 'wds/x' can only be read in order, so it needs this key: a folder for decoded images",
+    ),
+    "batch larger than the training set": (
+        changed("learning_rate: 0.2", "\n  batch_size: 2048"),
+        6,
+        "recipe.batch_size: batch_size 2048 is more than the 1078 training images of digits; give a smaller",
+    ),
+    "batch of a named recipe larger than the training set": (
+        changed("name: small, learning_rate: 0.2", "name: resnet_rs"),
+        5,
+        "recipe: batch_size 4096 is more than the 1078 training images of digits; give a smaller",
+    ),
+    "minival that leaves less than a batch": (
+        changed("digits", "digits\n  minival: 0.99"),
+        6,
+        "recipe: batch_size 32 is more than the 14 training images of digits; give a smaller",
+    ),
     "other number of classes": (
         changed("digits", "digits\n  classes: 11"),
-        2,
-        "data: data set 'digits' has 10 classes, not 11",
+        4,
+        "data.classes: data set 'digits' has 10 classes, not 11",
     ),
     "unknown precision": (
         changed("{cpu: 1}", "{precision: half}"),
         12,
-        "resources.precision: Input should be 'float32', 'bfloat16' or 'float16'",
+        "resources.precision: must be float32, bfloat16 or float16 (got 'half')",
     ),
     "a key with a line break": (GOOD + '"a\\nb": 1\n', 13, r"'a\nb': unknown key"),
     "a list": ("- 1\n", 1, "expected keys such as sweep"),
@@ -252,7 +286,7 @@ def test_several_problems_are_several_lines(space):
     text = GOOD + "sead: 1\n"
     text = changed("[0.25, 0.5]", "[]", changed("[26, 50]", "[x]", changed("digits", "mnist", text)))
     assert [line.split(":")[:2] for line in refusals(space(text))] == [
-        ["2", " data"], ["7", " axes.width"], ["8", " axes.depth.0"], ["13", " sead"],
+        ["3", " data.name"], ["7", " axes.width"], ["8", " axes.depth.0"], ["13", " sead"],
     ]  # fmt: skip
 
 

@@ -156,7 +156,35 @@ ONE_PROBLEM = {
     "a hub for a timm model": (TIMM.replace("resnet18", "hf-hub:someone/model"), "4: family: "),
     "test resolution that the family cannot read": (
         RESNET.replace("recipe: small", "recipe: {name: small, test_resolution: 8}"),
-        "3: recipe.test_resolution: resolution 8 is below 16",
+        "3: recipe.test_resolution: test_resolution 8 is below 16",
+    ),
+    "test resolution that a timm model cannot read": (
+        TIMM.replace("recipe: small", "recipe: {name: small, test_resolution: 300}").replace("resnet18", "test_vit"),
+        "3: recipe.test_resolution: test_resolution 300 does not suit timm's test_vit: ",
+    ),
+    "stochastic depth that a timm model has not": (
+        TIMM.replace("recipe: small", "recipe: {name: small, stochastic_depth: 0.1}").replace("resnet18", "vgg11"),
+        "3: recipe.stochastic_depth: stochastic_depth 0.1: timm's vgg11 has none; right would be 0",
+    ),
+    "a named recipe's stochastic depth that a timm model has not": (
+        TIMM.replace("recipe: small", "recipe: {name: rsb_a2, batch_size: 64}").replace("resnet18", "vgg11"),
+        "3: recipe: stochastic_depth 0.05: timm's vgg11 has none; right would be 0",
+    ),
+    "bfloat16 of small images on a CPU": (
+        RESNET + "resources: {cpu: 1, precision: bfloat16}\n",
+        "9: resources.precision: precision bfloat16 on a CPU needs a resolution of at least 32, not 16: ",
+    ),
+    "a warm-up of the whole budget": (
+        RESNET.replace("recipe: small", "recipe: {name: small, warmup_epochs: 1}"),
+        "3: recipe.warmup_epochs: warmup_epochs 1 leaves nothing of 1 epochs; right would be less than that",
+    ),
+    "RandAugment of no magnitude": (
+        RESNET.replace("recipe: small", "recipe: {name: small, randaugment_layers: 2}"),
+        "3: recipe.randaugment_layers: randaugment_layers 2 needs a randaugment_magnitude above 0",
+    ),
+    "a magnitude without RandAugment": (
+        RESNET.replace("recipe: small", "recipe: {name: small, randaugment_magnitude: 9}"),
+        "3: recipe.randaugment_magnitude: randaugment_magnitude 9 has no effect: randaugment_layers is 0 at 1 epochs",
     ),
     "GPU and TPU": (
         RESNET + "resources: {gpu: 1, tpu: 1}\n",
@@ -180,26 +208,26 @@ ONE_PROBLEM = {
     ),
     "compile by another word": (
         RESNET + "resources: {compile: maybe}\n",
-        "9: resources.compile: Input should be 'auto', 'on' or 'off' (got 'maybe')",
+        "9: resources.compile: must be auto, on or off (got 'maybe')",
     ),
     "no truth": (RESNET + "checkpoints: {keep_weights: 1}\n", "9: checkpoints.keep_weights: must be true or false"),
-    "no time": (RESNET + "hung_after_minutes: 0\n", "9: hung_after_minutes: Input should be greater than 0"),
+    "no time": (RESNET + "hung_after_minutes: 0\n", "9: hung_after_minutes: must be above 0"),
     "a side without a cache": (
         RESNET.replace("digits", "digits, cache_side: 64"),
-        "2: data: `cache_side` is the size of cached images, so it needs `cache`",
+        "2: data.cache_side: is the size of cached images, so it needs `cache`",
     ),
     "another word for unreadable": (
         RESNET.replace("digits", "digits, unreadable: ignore"),
-        "2: data.unreadable: Input should be 'raise' or 'skip'",
+        "2: data.unreadable: must be raise or skip",
     ),
-    "timm data without root": (RESNET.replace("digits", "torch/mnist"), "2: data: data set 'torch/mnist' needs `root`"),
-    "timm data without classes": (RESNET.replace("digits", "hfds/a/b"), "2: data: data set 'hfds/a/b' needs `classes`"),
+    "timm data without root": (RESNET.replace("digits", "torch/mnist"), "2: data.root: data set 'torch/mnist' needs"),
+    "timm data without classes": (RESNET.replace("digits", "hfds/a/b"), "2: data.classes: data set 'hfds/a/b' needs"),
     "a path for a data set": (
         RESNET.replace("digits", '"hfds/../x", classes: 3'),
-        "2: data: data set 'hfds/../x': the part after hfds/ must be a plain name",
+        "2: data.name: data set 'hfds/../x': the part after hfds/ must be a plain name",
     ),
     "no such plug-in": (RESNET + "plugins: [none.py]\n", "9: plugins.0: plug-in "),
-    "a number for a plug-in": (RESNET + "plugins: [1]\n", "9: plugins.0: Input should be a valid string"),
+    "a number for a plug-in": (RESNET + "plugins: [1]\n", "9: plugins.0: must be text (got 1)"),
 }  # fmt: skip
 
 
@@ -249,7 +277,7 @@ PLUGIN_PROBLEMS = {
     "type": ("[2, 3]", "[2.5]", "6: axes.layers.0: layers must be a whole number, not 2.5"),
     "missing": ("layers: [2, 3], ", "", "6: axes.layers: this key is missing"),
     "unknown family": ("family: mine", "family: yours", "4: family: unknown family 'yours'; known: resnet_rs, "),
-    "unknown data": ("my_images", "your_images", "3: data: unknown data set 'your_images'; known: digits, "),
+    "unknown data": ("my_images", "your_images", "3: data.name: unknown data set 'your_images'; known: digits, "),
 }
 
 

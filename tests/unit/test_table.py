@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweep.errors import TableError
-from sweep.table import COLUMNS, column_reference, read_table, write_frame, write_records, write_rows
+from sweep.parts import write_part
+from sweep.table import COLUMNS, column_reference, read_table, write_records, write_rows
 
 NAMES = [column.name for column in COLUMNS]
 ROW = {
@@ -168,11 +169,11 @@ def test_pandas_pyarrow_and_duckdb_read_the_same(folder):
     assert whole == [(2**53 + 1,)]
 
 
-def test_records_and_frames_are_written_whole(tmp_path):
+def test_records_and_parts_are_written_whole(tmp_path):
     write_records(tmp_path / "deeper/a.parquet", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": None}])
     assert pq.read_table(tmp_path / "deeper/a.parquet").to_pylist() == [
         {"epoch": 1, "loss": 0.5},
         {"epoch": 2, "loss": None},
     ]
-    write_frame(tmp_path / "b.parquet", pa.table({"x": [1]}))
+    write_part(tmp_path / "b.parquet", pa.table({"x": [1]}))
     assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"x": 1}]

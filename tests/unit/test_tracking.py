@@ -1,15 +1,16 @@
 """Against a real MLflow on SQLite."""
 
 import dataclasses
-import time
 
 import pytest
 
 from sweep import tracking
 from sweep.layout import SweepFolder
-from sweep.rows import cell_columns, commit, read_history, read_row, result_columns
+from sweep.ledger import Ledger, Mark
+from sweep.mlflow_store import EPOCH_METRICS
+from sweep.rows import cell_columns, commit, read_states, result_columns
 from sweep.space import SweepSpec
-from sweep.tracking import EPOCH_METRICS, MlflowTracker, NullTracker
+from sweep.tracking import MlflowTracker, NullTracker
 from sweep.trials import trials_of
 from workers.contract import EpochMetrics, TrialResult, TrialStatus
 
@@ -57,10 +58,10 @@ def empty_store(tmp_path_factory):
     return path.read_bytes()
 
 
-def test_mlflow_says_nothing_on_stderr(tmp_path, monkeypatch, capfd):
+def test_mlflow_says_nothing_on_stderr(tmp_path, monkeypatch, capfd, follow):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
-    tracker = MlflowTracker("a", "", lambda *_: None)
+    tracker = MlflowTracker("a", "", Ledger(SweepFolder(tmp_path / "a")))
     follow(tracker, FIRST)
     assert tracker.close(True) == []
     assert capfd.readouterr() == ("", "")
@@ -77,13 +78,18 @@ def store(empty_store, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def marks():
-    return []
+def folder(tmp_path):
+    return SweepFolder(tmp_path / "a")
 
 
 @pytest.fixture
-def start(store, marks):
-    return lambda: MlflowTracker("a", "the space", lambda *mark: marks.append(mark))
+def ledger(folder):
+    return Ledger(folder)
+
+
+@pytest.fixture
+def start(store, ledger):
+    return lambda: MlflowTracker("a", "the space", ledger)
 
 
 def runs_of(sweep="a"):
@@ -98,14 +104,26 @@ def runs_of(sweep="a"):
     return client, parents, children
 
 
-def follow(tracker, config, **changes):
-    tracker.trial_started(config)
-    for epoch in changes.get("history", HISTORY):
-        tracker.epoch(config, epoch)
-    tracker.trial_ended(row_of(config, **changes), changes.get("history", HISTORY))
+@pytest.fixture
+def follow(folder):
+    """Tells a tracker of a whole trial, as the controller does: the row is on disk before the tracker hears of it."""
+
+    def follow(tracker, config, **changes):
+        tracker.trial_started(config)
+        for epoch in changes.get("history", HISTORY):
+            tracker.epoch(config, epoch)
+        end(tracker, config, **changes)
+
+    def end(tracker, config, **changes):
+        row, history = row_of(config, **changes), changes.get("history", HISTORY)
+        commit(folder, row, history)
+        tracker.trial_ended(row, history)
+
+    follow.end = end
+    return follow
 
 
-def test_one_parent_and_a_child_for_each_trial_with_all_that_is_known_of_it(start, store, marks, tmp_path):
+def test_one_parent_and_a_child_for_each_trial_with_all_that_is_known_of_it(start, store, ledger, tmp_path, follow):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "rules.json").write_text("{}")
     tracker = start()
@@ -127,9 +145,9 @@ def test_one_parent_and_a_child_for_each_trial_with_all_that_is_known_of_it(star
     wanted = {"val_top1": 90.5, "train_step_ms": 4.5, "minival_top1": 42.0, "params": 1000.0}
     assert {name: child.data.metrics[name] for name in wanted} == wanted
     assert child.info.end_time == 1_767_229_200_000
-    assert marks == [
-        (trial_id, store, children[trial_id].info.run_id) for trial_id in (FIRST.trial_id, SECOND.trial_id)
-    ]
+    for config in (FIRST, SECOND):
+        run_id = children[config.trial_id].info.run_id
+        assert ledger.mark_of(config.trial_id) == Mark(store, run_id, parent.info.run_id, "ok")
 
 
 def curve(client, run, name):
@@ -137,7 +155,7 @@ def curve(client, run, name):
     return [(entry.step, entry.value, entry.timestamp) for entry in entries]
 
 
-def test_metrics_have_the_epoch_as_step_and_the_time_at_which_they_were_measured(start):
+def test_metrics_have_the_epoch_as_step_and_the_time_at_which_they_were_measured(start, follow):
     tracker = start()
     follow(tracker, FIRST)
     tracker.close(True)
@@ -147,14 +165,10 @@ def test_metrics_have_the_epoch_as_step_and_the_time_at_which_they_were_measured
         assert curve(client, children[FIRST.trial_id], name) == wanted
 
 
-def test_recording_again_even_from_the_table_by_another_tracker_changes_nothing(start, tmp_path):
-    folder = SweepFolder(tmp_path / "a")
-    commit(folder, row_of(FIRST), HISTORY)
-    for again in (False, True):
+def test_recording_again_changes_nothing(start, follow):
+    for _ in range(2):
         tracker = start()
         follow(tracker, FIRST)
-        if again:
-            tracker.trial_ended(read_row(folder.row(FIRST.trial_id)), read_history(folder, FIRST.trial_id))
         assert tracker.close(True) == []
     client, (parent,), children = runs_of()
     (child,) = children.values()
@@ -163,9 +177,9 @@ def test_recording_again_even_from_the_table_by_another_tracker_changes_nothing(
     assert len(curve(client, child, "val_top1")) == 1
 
 
-def test_a_trial_whose_epochs_were_never_heard_of_is_whole_all_the_same(start):
+def test_a_trial_whose_epochs_were_never_heard_of_is_whole_all_the_same(start, follow):
     tracker = start()
-    tracker.trial_ended(row_of(FIRST), HISTORY)
+    follow.end(tracker, FIRST)
     assert tracker.close(True) == []
     client, _, children = runs_of()
     child = children[FIRST.trial_id]
@@ -173,7 +187,7 @@ def test_a_trial_whose_epochs_were_never_heard_of_is_whole_all_the_same(start):
     assert child.info.end_time - child.info.start_time == 3_600_000
 
 
-def test_another_sweep_with_the_same_trial_has_a_run_of_its_own(start):
+def test_another_sweep_with_the_same_trial_has_a_run_of_its_own(start, follow):
     tracker = start()
     follow(tracker, FIRST)
     tracker.close(True)
@@ -184,7 +198,7 @@ def test_another_sweep_with_the_same_trial_has_a_run_of_its_own(start):
     assert "val_top1" not in theirs[FIRST.trial_id].data.metrics
 
 
-def test_a_failure_is_failed_with_its_reason_and_good_once_it_was_retried(start):
+def test_a_failure_is_failed_with_its_reason_and_good_once_it_was_retried(start, follow):
     tracker = start()
     follow(tracker, FIRST, **FAILURE)
     tracker.close(True)
@@ -201,7 +215,7 @@ def test_a_failure_is_failed_with_its_reason_and_good_once_it_was_retried(start)
     assert children[FIRST.trial_id].data.metrics["val_top1"] == 90.5
 
 
-def test_an_interruption_leaves_no_run_that_says_it_is_running(start):
+def test_an_interruption_leaves_no_run_that_says_it_is_running(start, follow):
     tracker = start()
     follow(tracker, FIRST)
     tracker.trial_started(SECOND)
@@ -212,7 +226,7 @@ def test_an_interruption_leaves_no_run_that_says_it_is_running(start):
     assert [children[config.trial_id].info.status for config in (FIRST, SECOND)] == ["FINISHED", "KILLED"]
 
 
-def test_an_interrupted_trial_goes_on_in_its_own_run(start):
+def test_an_interrupted_trial_goes_on_in_its_own_run(start, follow):
     tracker = start()
     tracker.trial_started(FIRST)
     tracker.epoch(FIRST, HISTORY[0])
@@ -220,7 +234,7 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(start):
     tracker = start()
     tracker.trial_started(FIRST)
     tracker.epoch(FIRST, HISTORY[1])
-    tracker.trial_ended(row_of(FIRST), HISTORY)
+    follow.end(tracker, FIRST)
     assert tracker.close(True) == []
     client, (parent,), children = runs_of()
     assert (parent.info.status, children[FIRST.trial_id].info.status) == ("FINISHED", "FINISHED")
@@ -238,77 +252,29 @@ ADDRESSES = {"no server": "http://127.0.0.1:9", "no such folder": "sqlite:////pr
 
 
 @pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES)
-def test_a_store_that_cannot_be_reached_is_a_problem_and_no_exception(address, marks, monkeypatch, tmp_path):
+def test_a_store_that_cannot_be_reached_is_one_line_and_no_exception(address, ledger, folder, monkeypatch, follow):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_MAX_RETRIES", "0")
-    monkeypatch.chdir(tmp_path)
-    tracker = MlflowTracker("a", "", lambda *mark: marks.append(mark))
+    monkeypatch.setattr(tracking, "CLOSE_S", 2.0)
+    tracker = MlflowTracker("a", "", ledger)
     follow(tracker, FIRST)
-    problems = tracker.close(True)
-    assert problems
-    assert marks == []
-    assert all("\n" not in problem for problem in problems)
+    (problem,) = tracker.close(True)
+    assert problem.startswith("not recorded: 1 trial (")
+    assert "\n" not in problem
     ours = ("AttributeError", "KeyError", "TypeError")  # would tell nobody what is wrong
-    assert not [problem for problem in problems if problem.startswith(ours)]
+    assert not any(name in problem for name in ours)
+    assert ledger.missing(read_states(folder)) == [FIRST.trial_id]
 
 
-class Outage:
-    """A store whose server takes long to fail, then is back."""
-
-    def __init__(self):
-        self.calls, self.down = 0, True
-
-    def log_epoch(self, trial_id, epoch):
-        self.calls += 1
-        if self.down:
-            time.sleep(0.05)
-            raise ConnectionError("no answer")
-
-    def end(self, finished):
-        self.log_epoch("", None)
+def test_rows_need_no_folder_where_a_function_hears_what_was_recorded(store):
+    marks = []
+    tracker = MlflowTracker("a", "", lambda *mark: marks.append(mark))
+    tracker.trial_ended(row_of(FIRST), HISTORY)
+    assert tracker.close(True) == []
+    _, _, children = runs_of()
+    assert marks == [(FIRST.trial_id, store, children[FIRST.trial_id].info.run_id)]
 
 
-@pytest.fixture
-def outage(monkeypatch):
-    made = Outage()
-    monkeypatch.setattr(tracking, "_Store", lambda *_: made)
-    return made
-
-
-def test_a_server_that_lets_every_call_wait_does_not_hold_a_sweep_up(outage, monkeypatch):
-    monkeypatch.setattr(tracking, "OUTAGE_S", 0.01)
-    tracker = MlflowTracker("a", "", lambda *_: None)
-    for _ in range(1000):
-        tracker.epoch(FIRST, HISTORY[0])
-    started = time.monotonic()
-    assert set(tracker.close(True)) == {"ConnectionError: no answer"}
-    assert outage.calls == 2  # the first epoch, and the end, which is tried whatever came before
-    assert time.monotonic() - started < 2
-
-
-def test_after_an_outage_recording_goes_on(outage, monkeypatch):
-    monkeypatch.setattr(tracking, "OUTAGE_S", 0.01)
-    monkeypatch.setattr(tracking, "PAUSE_S", 0.2)
-    tracker = MlflowTracker("a", "", lambda *_: None)
-    tracker.epoch(FIRST, HISTORY[0])
-    time.sleep(0.1)
-    outage.down = False
-    time.sleep(0.3)
-    tracker.epoch(FIRST, HISTORY[1])
-    tracker.close(True)
-    assert outage.calls == 3  # the one that failed, the one after, the end
-
-
-def test_a_job_that_fails_at_once_drops_no_other(outage):
-    tracker = MlflowTracker("a", "", lambda *_: None)
-    for _ in range(3):
-        tracker.epoch(FIRST, HISTORY[0])
-    assert len(tracker.close(True)) == outage.calls == 4
-
-
-def test_the_null_tracker_does_nothing(tmp_path):
+def test_the_null_tracker_does_nothing(tmp_path, follow):
     tracker = NullTracker()
     follow(tracker, FIRST)
     tracker.sweep_ended(tmp_path)

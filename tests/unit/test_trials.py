@@ -97,12 +97,17 @@ RECIPE_CHANGES = {
     "randaugment_std": 0.5, "randaugment_increasing": True, "repeated_augmentation": 3, "crop_min_area": 0.5,
     "horizontal_flip": 0.25, "eval_crop": 0.875, "test_resolution": 64,
 }  # fmt: skip
+NEEDED = {  # with what a value makes a recipe
+    "bce_threshold": {"loss": "bce"},
+    "randaugment_layers": {"randaugment_magnitude": 3},
+    "repeated_augmentation": {"horizontal_flip": 0.5},
+}
 CONFIG_CHANGES = {
     "family": "efficientnet", "width": 0.25, "depth": 26, "model": {"se": False}, "resolution": 16, "epochs": 1,
     "seed": 1, "precision": "bfloat16", "threads": 2, "protocol": "branched",
 }  # fmt: skip
 DATA_CHANGES = {"name": "other", "version": "2", "classes": 11, "minival": 0.2, "cache_side": 64, "unreadable": "skip"}
-OUT_OF_DATA = {"root": "/x", "train_images": 1, "cache": "/y", "download": True}
+OUT_OF_DATA = {"root": "/x", "train_images": 1, "cache": "/y", "download": True, "expected": "some-hash"}
 OUT = {"device": "cuda", "plugins": ("/nowhere.py",), "execution": Execution(ranks=2, compile="on", keep_weights=True)}
 
 
@@ -159,7 +164,7 @@ def test_the_familys_version_changes_the_id_and_the_plugins_path_does_not(tmp_pa
 @pytest.mark.parametrize("field", [*RECIPE_CHANGES, "name"])
 def test_every_value_of_the_recipe_changes_the_id(config, field):
     value = RECIPE_CHANGES.get(field, "other")
-    recipe = dataclasses.replace(config.recipe, **({"loss": "bce"} if field == "bce_threshold" else {}))
+    recipe = dataclasses.replace(config.recipe, **NEEDED.get(field, {}))
     assert getattr(recipe, field) != value
     before, after = recipe, dataclasses.replace(recipe, **{field: value})
     assert trial_id(dataclasses.replace(config, recipe=after)) != trial_id(dataclasses.replace(config, recipe=before))
@@ -199,13 +204,26 @@ def test_execution_follows_from_resources_and_checkpoints():
         (trial,) = trials_of(SweepSpec.model_validate({**SPACE, **changes}))
         return trial.execution
 
-    assert made() == Execution()
+    assert made() == Execution(loader_workers=0)
     resources = {"devices": 2, "micro_batch": 32, "compile": False, "loader_workers": 3}
     assert made(resources=resources) == Execution(ranks=2, micro_batch=32, compile="off", loader_workers=3)
     kept = made(checkpoints={"every_minutes": 0.5, "quota_gb": 1.5, "keep_weights": True}, hung_after_minutes=2)
     assert kept == Execution(
-        checkpoint_every_s=30, checkpoint_quota_bytes=1_500_000_000, keep_weights=True, hung_after_s=120
-    )
+        loader_workers=0, checkpoint_every_s=30, checkpoint_quota_bytes=1_500_000_000, keep_weights=True,
+        hung_after_s=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("resources", "processes"),
+    [({"cpu": 1}, 0), ({"cpu": 4}, 4), ({"gpu": 1}, 1), ({"gpu": 0.5, "cpu": 6}, 6), ({"tpu": 1, "cpu": 3}, 3),
+     ({"cpu": 4, "loader_workers": 0}, 0), ({"gpu": 1, "loader_workers": 9}, 9)],
+)  # fmt: skip
+def test_a_trial_decodes_with_its_own_share_of_the_cores_and_its_id_does_not_depend_on_it(resources, processes):
+    (trial,) = trials_of(SweepSpec.model_validate({**SPACE, "resources": resources}))
+    assert trial.execution.loader_workers == processes
+    (other,) = trials_of(SweepSpec.model_validate({**SPACE, "resources": {**resources, "loader_workers": 5}}))
+    assert trial.trial_id == other.trial_id
 
 
 def test_other_families_have_no_width_and_depth_but_arguments_of_their_own():

@@ -68,6 +68,21 @@ def test_models_that_differ_in_an_argument_are_cells_of_their_own_and_seeds_of_o
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_variants_without_anything_to_compare_are_a_line_each(table):
+    few = [row(20 + n, 70.0 + n, 1.0, model_resnet_d=False, epochs=epochs) for n, epochs in enumerate((3, 10))]
+    value = rules(table([*MIXED, *few]))
+    console = Console(width=200, file=io.StringIO(), highlight=False)
+    rules_tables(console, value)
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    (told,) = [line for line in lines if "resnet_d=off" in line]
+    assert told == (
+        "resnet_rs resnet_d=off: undetermined (no cell with deeper and wider neighbours); "
+        "trained: 3 epochs: 1 of 1; 10 epochs: 1 of 1"
+    )
+    assert lines.count("Depth or width") == 2  # of the plain models and of those without squeeze-and-excitation
+    assert sum(line.startswith("Coverage") for line in lines) == 2
+
+
 def test_a_front_of_many_families_is_drawn_and_printed(table, tmp_path):
     frame = table(MIXED)
     console = Console(width=80, file=io.StringIO(), highlight=False)

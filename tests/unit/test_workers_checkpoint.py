@@ -168,6 +168,46 @@ def test_writing_leaves_the_earlier_ones_until_the_new_one_is_whole(folder, monk
 STATE = {"weights": torch.zeros(1000)}  # 4,000 bytes
 
 
+def test_a_damaged_one_is_removed_so_that_a_tight_quota_keeps_a_whole_one_at_every_moment(tmp_path, monkeypatch):
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, Mark(epoch, 0), STATE | {"steps": epoch}, quota_bytes=12_500)
+    truncate(tmp_path / "checkpoint-00002-0000000.pt")
+    told = []
+    assert checkpoint.load_latest(tmp_path, told.append, drop_damaged=True)["steps"] == 1
+    assert len(told) == 1
+    assert names(tmp_path) == ["checkpoint-00001-0000000.json", "checkpoint-00001-0000000.pt"]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, Mark(2, 0), STATE, quota_bytes=8_500)
+    assert checkpoint.load_latest(tmp_path)["steps"] == 1
+
+
+@DAMAGED
+def test_what_could_not_be_read_this_time_is_not_removed(folder, monkeypatch):
+    def unreachable(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.hashlib, "file_digest", unreachable)
+    before = names(folder)
+    assert checkpoint.load_latest(folder, drop_damaged=True) is None
+    assert names(folder) == before
+
+
+def test_one_that_does_not_fit_into_memory_now_is_not_damaged(folder, monkeypatch):
+    def too_large(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint.torch, "load", too_large)
+    before = names(folder)
+    with pytest.raises(MemoryError):
+        checkpoint.load_latest(folder, drop_damaged=True)
+    assert names(folder) == before
+
+
 def test_a_tight_quota_keeps_one_checkpoint_and_never_none(tmp_path):
     for epoch in (1, 2, 3):
         checkpoint.save(tmp_path, Mark(epoch, 0), STATE, quota_bytes=8_000)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -79,6 +80,42 @@ def test_what_is_not_a_configuration_is_refused_in_one_line(text):
     assert "\n" not in str(refused.value)
 
 
+def nested(part, **fields):
+    return changed(**{part: {**json.loads(CONFIG.to_json())[part], **fields}})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (changed(epochs="3"), "epochs: must be a whole number, not '3'"),
+        (changed(epochs=True), "epochs: must be a whole number, not True"),
+        (changed(epochs=0), "epochs: must be at least 1, not 0"),
+        (changed(resolution=-1), "resolution: must be at least 1, not -1"),
+        (changed(width="x"), "width: must be a finite number or null, not 'x'"),
+        (changed(width=float("nan")), "width: must be a finite number or null, not nan"),
+        (changed(model={"se": []}), "model.se: must be true or false or a whole number or a finite number or text"),
+        (changed(plugins="a.py"), "plugins: must be a list, not 'a.py'"),
+        (changed(plugins=[1]), "plugins.0: must be text, not 1"),
+        (changed(colour="red"), "unknown field 'colour'; known: trial_id, family"),
+        (nested("recipe", colour="red"), "recipe: unknown field 'colour'; known: name, batch_size"),
+        (nested("recipe", batch_size="32"), "recipe.batch_size: must be a whole number, not '32'"),
+        (nested("recipe", bn_batch=5), "recipe.batch_size 32 is not a multiple of bn_batch 5"),
+        (nested("data", classes=1), "data.classes: must be at least 2, not 1"),
+        (nested("execution", ranks=0), "execution.ranks: must be at least 1, not 0"),
+        ("[]", "must be an object with the fields of TrialConfig, not []"),
+    ],
+)
+def test_a_slip_in_a_configuration_by_hand_is_told_by_the_fields_name(text, said):
+    with pytest.raises(InvalidConfigError, match="^not a trial configuration: " + re.escape(said)) as refused:
+        TrialConfig.from_json(text)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_whole_number_passes_for_a_real_one():
+    config = TrialConfig.from_json(changed(width=1))
+    assert (config.width, type(config.width)) == (1.0, float)
+
+
 @pytest.mark.parametrize("field", ["trial_id", "recipe", "data", "epochs"])
 def test_a_missing_field_is_named(field):
     raw = json.loads(CONFIG.to_json())
@@ -118,7 +155,7 @@ def test_every_known_failure_has_its_status():
 
 def test_the_statuses_that_tables_hold():
     assert [str(status) for status in TrialStatus] == [
-        "ok", "oom", "diverged", "hung", "data_error", "invalid", "crashed",
+        "ok", "oom", "diverged", "hung", "data_error", "invalid", "crashed", "preempted",
     ]  # fmt: skip
 
 

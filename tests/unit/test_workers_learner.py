@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from digits_trials import digits_trial
 from workers.contract import Execution, InvalidConfigError
 from workers.costs import predict_memory
 from workers.device import Device
-from workers.learner import MEMORY_SHARE, Learner, compiles, micro_batch
+from workers.learner import MEMORY_SHARE, Learner, MicroBatchError, compiles, halvings, micro_batch
 from workers.ranks import Ranks
 
 RECIPE = {
@@ -99,6 +100,52 @@ def test_one_group_that_does_not_fit_is_out_of_memory(device):
     assert learner.micro_batch == 4
 
 
+class Several(Ranks):
+    """The first of two processes, for what it does before it meets the other."""
+
+    def __init__(self):
+        super().__init__(0, 2)
+
+    def least(self, value):
+        return value
+
+    def parallel(self, model, device):
+        return model
+
+
+def test_of_several_processes_one_cannot_halve_alone_and_says_what_the_next_attempt_should_take(device):
+    config = digits_trial(execution=Execution(micro_batch=16, ranks=2), **RECIPE)
+    learner = limited(Learner(config, device, Several()), 4)
+    images, labels = (part[:16] for part in batch())
+    with pytest.raises(MicroBatchError, match=r"^out of memory with micro-batch 16: the next attempt goes on with 8$"):
+        learner.step(0, 0.1, images, labels, lambda pixels: pixels.float())
+    learner.lower(4)
+    assert learner.micro_batch == 4
+
+
+def test_the_smallest_micro_batch_of_several_processes_cannot_be_made_smaller(device):
+    config = digits_trial(execution=Execution(micro_batch=4, ranks=2), **RECIPE)
+    learner = limited(Learner(config, device, Several()), 2)
+    images, labels = (part[:16] for part in batch())
+    with pytest.raises(torch.OutOfMemoryError):
+        learner.step(0, 0.1, images, labels, lambda pixels: pixels.float())
+
+
+@pytest.mark.parametrize(("batch_size", "ranks", "times"), [(32, 1, 3), (32, 2, 2), (24, 1, 2), (4, 1, 0)])
+def test_how_often_a_micro_batch_can_be_made_smaller(batch_size, ranks, times):
+    config = digits_trial(execution=Execution(ranks=ranks), batch_size=batch_size, bn_batch=4)
+    assert halvings(config) == times
+
+
+def test_a_micro_batch_is_only_ever_lowered_and_only_to_what_divides_the_batch(device):
+    learner = learner_of(device, 16)
+    for found in (32, 24, 12):
+        learner.lower(found)
+        assert learner.micro_batch == 16
+    learner.lower(8)
+    assert learner.micro_batch == 8
+
+
 def test_another_error_is_not_taken_for_it(device):
     learner = learner_of(device, 32)
 
@@ -162,17 +209,39 @@ def test_the_micro_batch_is_the_largest_that_is_predicted_to_fit():
     assert micro_batch(config, Roomy(1)) == 16  # the device will tell
 
 
-def test_a_cpu_compiles_only_when_told(device):
-    assert not compiles(digits_trial(), device)
-    assert compiles(digits_trial(execution=Execution(compile="on")), device)
+def test_a_cpu_compiles_only_when_told():
+    assert not compiles(digits_trial(), "cpu", 10**9)
+    assert compiles(digits_trial(execution=Execution(compile="on")), "cpu", 1)
 
 
 def test_a_gpu_compiles_where_the_run_is_long_enough():
-    gpu = Device("cpu", "float32", 1)
-    gpu.kind = "cuda"
     short = digits_trial(epochs=1)
     long = dataclasses.replace(short, width=1.0, resolution=224, epochs=350)
-    long = dataclasses.replace(long, data=dataclasses.replace(long.data, train_images=1_281_167))
-    assert not compiles(short, gpu)
-    assert compiles(long, gpu)
-    assert not compiles(dataclasses.replace(long, execution=Execution(compile="off")), gpu)
+    assert not compiles(short, "cuda", 1078)
+    assert compiles(long, "cuda", 1_281_167)
+    assert not compiles(long, "cuda", None)
+    assert not compiles(dataclasses.replace(long, execution=Execution(compile="off")), "cuda", 1_281_167)
+
+
+def test_how_long_a_run_is_follows_from_the_images_that_are_there(device):
+    """A folder's images are counted when it is opened: the configuration does not know them."""
+    unknown = dataclasses.replace(digits_trial().data, train_images=None)
+    config = dataclasses.replace(digits_trial(width=1.0, resolution=224, epochs=350), data=unknown)
+    gpu = Device("cpu", "float32", 1)
+    gpu.kind = "cuda"
+    asked = []
+    gpu.place = lambda model: model
+    gpu.compiled = lambda model: asked.append(model) or model
+    micro = dataclasses.replace(config, execution=Execution(micro_batch=32))
+    Learner(micro, gpu, Ranks(), None)
+    assert not asked
+    Learner(micro, gpu, Ranks(), 1_281_167)
+    assert asked
+
+
+def test_without_a_gpu_the_compiler_does_not_say_that_there_is_none(device, caplog):
+    device.compiled(torch.nn.Linear(1, 1))
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    logger.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/usr/local/cuda")
+    logger.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]

@@ -305,7 +305,7 @@ def test_a_test_resolution_is_refused_where_the_architecture_reads_one_size(arch
 
 
 def test_stochastic_depth_is_refused_where_the_architecture_has_none():
-    with pytest.raises(ValueError, match=r"^stochastic_depth is not known to timm's vgg11; right would be 0"):
+    with pytest.raises(ValueError, match=r"^stochastic_depth 0.1: timm's vgg11 has none; right would be 0"):
         on_meta("timm:vgg11", {}, 224, recipe=dataclasses.replace(PLAIN, stochastic_depth=0.1))
 
 

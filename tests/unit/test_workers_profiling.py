@@ -4,10 +4,12 @@ import pytest
 import torch
 from digits_trials import digits_trial
 
+from workers import profiling
 from workers.contract import InvalidConfigError
 from workers.costs import count_costs
 from workers.device import Device
 from workers.environment import cpu_model, versions
+from workers.learner import Learner
 from workers.profiling import measure_trial_shape
 
 
@@ -53,10 +55,22 @@ def test_splitting_a_batch_into_batch_norm_groups_saves_memory(small_shape):
     assert measured(bn_batch=4).peak_memory_bytes < small_shape.peak_memory_bytes
 
 
-def test_latency_is_that_of_the_resolution_that_is_tested_at():
+def test_latency_is_that_of_the_resolution_that_is_tested_at(monkeypatch):
+    """Of the images that are passed, not of a clock that other processes share."""
+    sides = []
+
+    def watched(config, *others):
+        learner = Learner(config, *others)
+        learner.model.register_forward_pre_hook(lambda model, images: sides.append(images[0].shape[-1]))
+        return learner
+
+    monkeypatch.setattr(profiling, "Learner", watched)
     config = digits_trial(epochs=1, width=0.125, batch_size=4, bn_batch=4)
-    larger = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, test_resolution=160))
-    assert measure_trial_shape(larger).infer_latency_ms > 2 * measure_trial_shape(config).infer_latency_ms
+    measure_trial_shape(config)
+    assert set(sides) == {16}
+    sides.clear()
+    measure_trial_shape(dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, test_resolution=160)))
+    assert sides == [16] * sides.count(16) + [160] * (profiling.WARMUP_PASSES + profiling.PASSES)
 
 
 def config_on(device="cpu", precision="float32"):

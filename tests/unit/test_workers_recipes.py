@@ -186,7 +186,8 @@ def test_overrides_replace_their_values_and_nothing_else():
         {"optimizer": "lamb"}, {"schedule": "step"}, {"decay_biases": True}, {"label_smoothing": 0.1},
         {"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0}, {"ema_decay": 0.999}, {"dropout": 0.2},
         {"stochastic_depth": 0.1}, {"randaugment_layers": 2, "randaugment_magnitude": 7}, {"crop_min_area": 0.08},
-        {"repeated_augmentation": 3}, {"horizontal_flip": 0.5}, {"eval_crop": 0.95}, {"test_resolution": 320},
+        {"repeated_augmentation": 3, "horizontal_flip": 0.5}, {"horizontal_flip": 0.5}, {"eval_crop": 0.95},
+        {"test_resolution": 320},
         {"loss": "bce"}, {"nesterov": False},
     ],
 )  # fmt: skip
@@ -204,25 +205,48 @@ def test_a_whole_number_passes_for_a_real_one_and_becomes_it():
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("learning_rate", "0.1", "learning_rate must be float, not '0.1'"),
-        ("learning_rate", True, "learning_rate must be float, not True"),
-        ("learning_rate", None, "learning_rate must be float, not None"),
-        ("batch_size", 32.0, "batch_size must be int, not 32.0"),
-        ("batch_size", True, "batch_size must be int, not True"),
-        ("repeated_augmentation", 1.5, "repeated_augmentation must be int, not 1.5"),
-        ("nesterov", 1, "nesterov must be bool, not 1"),
-        ("optimizer", 1, "optimizer must be str, not 1"),
+        ("learning_rate", "0.1", "learning_rate must be a finite number, not '0.1'"),
+        ("learning_rate", True, "learning_rate must be a finite number, not True"),
+        ("learning_rate", None, "learning_rate must be a finite number, not None"),
+        ("batch_size", 32.0, "batch_size must be a whole number, not 32.0"),
+        ("batch_size", True, "batch_size must be a whole number, not True"),
+        ("repeated_augmentation", 1.5, "repeated_augmentation must be a whole number, not 1.5"),
+        ("nesterov", 1, "nesterov must be true or false, not 1"),
+        ("optimizer", 1, "optimizer must be text, not 1"),
         ("optimizer", "adam", "optimizer 'adam' is not one of: sgd, lamb"),
         ("learnin_rate", 0.1, "unknown recipe field 'learnin_rate'; known: batch_size, "),
         ("name", "mine", "unknown recipe field 'name'"),
+        ("warmup_epochs", 10, "warmup_epochs 10 leaves nothing of 10 epochs; right would be less than that"),
+        ("warmup_epochs", 1000.0, "warmup_epochs 1000 leaves nothing of 10 epochs; right would be less than that"),
+        (
+            "randaugment_magnitude",
+            7,
+            "randaugment_magnitude 7 has no effect: randaugment_layers is 0 at 10 epochs; set",
+        ),
+        ("randaugment_std", 0.5, "randaugment_std 0.5 has no effect: randaugment_layers is 0 at 10 epochs; set"),
+        (
+            "randaugment_layers",
+            2,
+            "randaugment_layers 2 needs a randaugment_magnitude above 0; without RandAugment both",
+        ),
+        (
+            "repeated_augmentation",
+            3,
+            "repeated_augmentation 3 repeats equal images: nothing augments them; right would",
+        ),
         ("batch_size", 48, "batch_size 48 is not a multiple of bn_batch 32"),
-        ("learning_rate", 0.0, "learning_rate 0.0 is not above 0 and finite"),
+        ("learning_rate", 0.0, "learning_rate 0.0 is not above 0 and at most 1000000"),
     ],
 )
 def test_an_override_that_cannot_be_trained_with_is_refused_in_one_line(field, value, said):
     with pytest.raises(ValueError, match="^" + re.escape(said)) as refused:
         resolve("small", Cell(16, 10), {field: value})
     assert "\n" not in str(refused.value)
+
+
+def test_an_ingredient_of_a_recipe_can_be_switched_off_alone():
+    assert of("rsb_a2", randaugment_layers=0).randaugment_magnitude == 7
+    assert of("resnet_rs", epochs=350, randaugment_magnitude=9).randaugment_layers == 2
 
 
 def test_an_unknown_recipe_is_refused_in_one_line_with_the_known_ones():

@@ -109,6 +109,17 @@ def test_labels_beyond_the_promised_classes_are_refused(tmp_path):
     refused(config_of("torch/mnist", root, classes=11), root, "10 classes in train, expected 11")
 
 
+def test_the_same_files_have_the_same_identity_through_every_scheme_that_reads_them(tmp_path):
+    mnist = [load_splits(config_of("torch/mnist", write_mnist(tmp_path / at), 10)).identity for at in "ab"]
+    assert mnist[0] == mnist[1]
+    folder = write_folder(tmp_path / "c")
+    wanted = load_splits(config_of("torch/folder", folder)).identity
+    shutil.copytree(folder, tmp_path / "d")
+    assert load_splits(config_of("torch/folder", tmp_path / "d")).identity == wanted
+    (tmp_path / "d" / "train" / "one" / "01.png").write_bytes(b"another size")
+    assert load_splits(config_of("torch/folder", tmp_path / "d")).identity != wanted
+
+
 # --- hfds/ ------------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +191,16 @@ def test_the_libraries_are_left_as_they_were(hub_root):
     assert after == before
 
 
+def test_it_draws_no_progress_bars_and_leaves_the_librarys_own_setting(tmp_path, capfd):
+    import datasets
+
+    write_folder(tmp_path / "digits", train=4, val=2, splits=("train", "validation"))
+    before = datasets.are_progress_bars_disabled()
+    load_splits(config_of("hfds/digits", tmp_path))
+    assert datasets.are_progress_bars_disabled() == before
+    assert capfd.readouterr().err == ""
+
+
 # --- wds/ -------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +255,19 @@ def test_a_web_data_set_is_read_through_the_cache(archives, tmp_path):
     wanted = [np.array(image.convert("RGB")) for image in digit_images(1, 12)][8:]
     assert all(np.array_equal(pixels(splits.val, 4 + number), wanted[number]) for number in range(4))
     assert again.minival.indices == splits.minival.indices
+
+
+def test_a_web_data_sets_identity_is_that_of_its_archives_wherever_they_lie(archives, tmp_path):
+    cache = str(tmp_path / "cache")
+    wanted = load_splits(config_of("wds/digits", archives, cache=cache)).identity
+    copy = tmp_path / "copy"
+    shutil.copytree(archives, copy)
+    assert load_splits(config_of("wds/digits", copy, cache=str(tmp_path / "other"), expected=wanted)).identity == wanted
+    with tarfile.open(copy / "digits-train-000.tar", "w") as archive:
+        for number, image in enumerate(digit_images(0, 5)):
+            add(archive, f"{number:03}.png", png(image))
+            add(archive, f"{number:03}.cls", b"1")  # the labels alone are others
+    refused(config_of("wds/digits", copy, cache=cache, expected=wanted), copy, "the images are not those")
 
 
 def test_without_a_cache_the_setting_is_named(archives):

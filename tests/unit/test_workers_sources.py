@@ -15,7 +15,7 @@ from PIL import Image
 
 from workers.contract import DataConfig, DataError
 from workers.data import load_splits
-from workers.sources import UnreadableError, decode
+from workers.sources import UnreadableError, data_identity, decode
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(
@@ -153,6 +153,79 @@ def test_a_class_whose_only_image_is_held_out_is_refused(broken):
 @pytest.mark.parametrize("options", [{"unreadable": "ignore"}, {"cache_side": 32}, {"cache": "x", "cache_side": 0}])
 def test_settings_that_make_no_sense_are_refused(folder, options):
     refused(folder, "data.", **options)
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_images_have_the_same_identity_wherever_they_lie_whenever_they_came_and_with_a_cache_too(
+    folder, tmp_path
+):
+    wanted = folder_splits(folder).identity
+    copy = shutil.copytree(folder, tmp_path / "elsewhere")
+    for number, file in enumerate(sorted(copy.rglob("*.*"))):
+        os.utime(file, (number, number))
+    assert folder_splits(copy).identity == wanted
+    assert folder_splits(copy, minival=0.1).identity == wanted
+    assert folder_splits(copy, cache=str(tmp_path / "cache")).identity == wanted
+
+
+def added(root):
+    shutil.copyfile(root / "train" / "one" / "01.png", root / "train" / "one" / "new.png")
+
+
+def removed(root):
+    (root / "val" / "two" / "25.png").unlink()
+
+
+def replaced_by_one_of_another_size(root):
+    with (root / "val" / "zero" / "25.png").open("ab") as file:
+        file.write(b"more")
+
+
+def moved_to_another_class(root):
+    (root / "train" / "one" / "01.png").rename(root / "train" / "two" / "zz.png")
+
+
+def class_renamed(root):
+    for split in ("train", "val"):
+        (root / split / "two").rename(root / split / "deux")
+
+
+@pytest.mark.parametrize(
+    "change", [added, removed, replaced_by_one_of_another_size, moved_to_another_class, class_renamed]
+)
+def test_images_that_changed_have_another_identity_and_are_refused_where_the_old_ones_are_expected(broken, change):
+    wanted = folder_splits(broken).identity
+    change(broken)
+    assert folder_splits(broken).identity != wanted
+    refused(broken, broken, "the images are not those that training began with", expected=wanted)
+    refused(broken, "name a new data.version", expected=wanted)
+
+
+def test_other_images_are_refused_before_any_is_decoded_into_a_cache(broken, tmp_path):
+    wanted = folder_splits(broken).identity
+    added(broken)
+    refused(broken, "the images are not those", expected=wanted, cache=str(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_digits_have_an_identity_too():
+    identities = {load_splits(DataConfig("digits", "x", 10, None, minival)).identity for minival in (0.2, 0.3)}
+    assert len(identities) == 1
+    assert identities != {""}
+
+
+def test_a_plug_ins_names_labels_and_content_are_its_identity():
+    class Source:
+        def __init__(self, names=("a", "b"), labels=(0, 1), content="1"):
+            self.names, self.labels, self.content = names, labels, content
+
+    wanted = data_identity(Source(), Source())
+    assert data_identity(Source(("b", "a"), (1, 0)), Source()) == wanted  # in another order they are the same images
+    others = [Source(("a", "c")), Source(labels=(1, 1)), Source(content="2"), Source(("a",), (0,))]
+    assert len({data_identity(other, Source()) for other in others} | {wanted}) == 5
+    assert data_identity(Source(), others[0]) != data_identity(others[0], Source())
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -328,6 +401,12 @@ def test_a_plug_ins_data_set_is_read_with_its_own_mean_and_through_the_cache_too
     assert cached.train.indices == splits.train.indices
     assert cached.mean == splits.mean
     assert np.array_equal(np.array(cached.val.images.load(3)), np.array(splits.val.images.load(3)))
+
+
+def test_a_data_set_that_two_plug_ins_declare_is_refused(plugin, tmp_path):
+    (tmp_path / "again.py").write_text(PLUGIN)
+    with pytest.raises(DataError, match=r"plug-in .*again.py: another plug-in has a data set 'stripes' too; rename"):
+        load_splits(DataConfig("stripes", "1", 2, 32, 0.2), (plugin, str(tmp_path / "again.py")))
 
 
 def test_an_unknown_data_set_is_told_with_those_that_are_known(plugin):

@@ -17,7 +17,8 @@ from workers.device import Device
 from workers.environment import versions
 from workers.loop import Loop
 from workers.train import Trainer
-from workers.trial import read_result, run_trial
+from workers.trial import run_trial
+from workers.work_folder import read_result
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("train_seconds", "seconds", "finished_at")

@@ -1,0 +1,114 @@
+"""All rows of a sweep in one file, since opening ten thousand parts takes half a minute; never the truth.
+
+Each row in it carries the inode, size and time of the part that it was read from, and counts only as long as these are
+still the part's own. So it may be old, damaged or missing: what it lacks is read from the parts.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sweep.errors import DamagedTableError
+from sweep.parts import read_part
+from workers.files import write_bytes
+
+INDEX = "index.bin"  # beside the folder of parts: a hash, then Parquet
+OUTDATED = 64  # parts that may be missing in it before it is written anew
+_FILE, _STAMP = "_file", "_stamp"
+_HASH_BYTES = hashlib.sha256().digest_size
+
+Stamps = Mapping[str, str]  # a part's name to what changes when the part does
+Damaged = Callable[[Path, DamagedTableError], None]
+
+
+def _refuse(part: Path, error: DamagedTableError) -> None:
+    raise error
+
+
+def read_rows(parts: Path, columns: list[str] | None = None, damaged: Damaged = _refuse) -> pa.Table:
+    """The rows of all parts, in the order of the parts' names.
+
+    Args:
+        parts: folder of parts, one row each.
+        columns: those that are wanted; None: all.
+        damaged: called for a part that cannot be read, which is then left out; by default it raises.
+
+    Raises:
+        DamagedTableError: a part is damaged.
+        pa.ArrowException: the parts do not fit together.
+    """
+    stamps = _stamps(parts)
+    known, missing = _known(parts, stamps, columns)
+    fresh = _read(parts, missing, stamps, columns, damaged)
+    table = pa.concat_tables([known, *fresh], promote_options="permissive") if fresh else known
+    order = pc.sort_indices(table, [(_FILE, "ascending")])
+    return table.take(order).drop_columns([_FILE, _STAMP])
+
+
+def refresh(parts: Path, tolerated: int = OUTDATED) -> None:
+    """Write the index anew where more than so many parts are not in it."""
+    stamps = _stamps(parts)
+    known, missing = _known(parts, stamps, None)
+    if len(missing) <= tolerated:
+        return
+    fresh = _read(parts, missing, stamps, None, lambda part, error: None)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables([known, *fresh], promote_options="permissive"), sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    write_bytes(parts.with_name(INDEX), hashlib.sha256(data).digest() + data)
+
+
+def _stamps(parts: Path) -> dict[str, str]:
+    stamps = {}
+    with os.scandir(parts) as entries:
+        for entry in entries:
+            if entry.name.endswith(".parquet"):
+                facts = entry.stat()
+                stamps[entry.name] = f"{facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
+    return stamps
+
+
+def _known(parts: Path, stamps: Stamps, columns: list[str] | None) -> tuple[pa.Table, list[str]]:
+    """The rows of the index that still count, and the parts that it lacks."""
+    table = _load(parts.with_name(INDEX), columns)
+    if table is None:
+        return pa.table({_FILE: pa.array([], pa.string()), _STAMP: pa.array([], pa.string())}), sorted(stamps)
+    names, seen = table.column(_FILE).to_pylist(), table.column(_STAMP).to_pylist()
+    good = [stamps.get(name) == stamp for name, stamp in zip(names, seen, strict=True)]
+    missing = stamps.keys() - {name for name, fits in zip(names, good, strict=True) if fits}
+    return (table if all(good) else table.filter(pa.array(good))), sorted(missing)
+
+
+def _load(index: Path, columns: list[str] | None) -> pa.Table | None:
+    """What the index holds; None where it is missing or damaged."""
+    try:
+        data = index.read_bytes()
+        if hashlib.sha256(data[_HASH_BYTES:]).digest() != data[:_HASH_BYTES]:
+            return None
+        file = pq.ParquetFile(pa.BufferReader(data[_HASH_BYTES:]))
+        wanted = None if columns is None else [*columns, _FILE, _STAMP]
+        return file.read(wanted)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _read(parts: Path, names: list[str], stamps: Stamps, columns: list[str] | None, damaged: Damaged) -> list[pa.Table]:
+    """The named parts, each row with what it was read from."""
+    tables = []
+    for name in names:
+        try:
+            table = read_part(parts / name)
+        except DamagedTableError as error:
+            damaged(parts / name, error)
+            continue
+        if columns is not None:
+            table = table.select([column for column in columns if column in table.column_names])
+        for column, value in ((_FILE, name), (_STAMP, stamps[name])):
+            table = table.append_column(column, pa.array([value] * len(table), pa.string()))
+        tables.append(table)
+    return tables

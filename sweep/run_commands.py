@@ -1,0 +1,244 @@
+"""The commands that plan, train and record: read, call, print. They take the same steps, down to the controller."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+import sweep
+from sweep import display
+from sweep.commands import find, say, write_report
+from sweep.errors import DamagedTableError, DataUnavailableError, SpaceError, StoppedEarlyError, TableError
+from sweep.layout import SweepFolder
+from workers.contract import TrialConfig, TrialStatus
+from workers.files import write_bytes
+
+if TYPE_CHECKING:
+    from sweep.data_paths import DataPaths
+    from sweep.executor import Executor
+    from sweep.index import Damaged
+    from sweep.ownership import Owner
+    from sweep.plan import Plan
+    from sweep.space import SweepSpec
+    from sweep.tracking import MlflowTracker
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How `sweep run` runs; see the command's help."""
+
+    executor: str
+    retry: str
+    max_concurrent: int | None
+    address: str | None
+
+
+def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> None:
+    """`sweep plan`."""
+    from sweep import cost
+    from sweep.data_paths import data_paths
+    from sweep.plan import plan_json
+    from sweep.space import load_space
+
+    spec = load_space(space)
+    folder = SweepFolder(results / spec.sweep)
+    paths = None
+    with suppress(DataUnavailableError):  # planning needs no data
+        paths = data_paths(spec, space)
+    made = _plan(spec, paths, folder, ())
+    value = plan_json(made, cost.count, lambda config: _step_ms(folder, config))
+    display.show(value, output_format, display.plan_table, rows=value["trials"])
+    if dump:
+        for trial in made.trials:
+            write_bytes(dump / f"{trial.config.trial_id}.json", trial.config.to_json().encode())
+        say(f"wrote {len(made.trials)} trials to {dump}/; `python -m workers.trial --config FILE --work DIR` runs one")
+
+
+def explain(space: Path, trial: str, results: Path, output_format: str) -> None:
+    """`sweep plan --explain`."""
+    from sweep.explain import explain as explain_trial
+    from sweep.rows import read_identities
+    from sweep.space import load_space
+    from sweep.trials import trials_of
+
+    spec = load_space(space)
+    value = explain_trial(trial, trials_of(spec), read_identities(SweepFolder(results / spec.sweep)))
+    display.show(value, output_format, display.explanation, rows=value["changes"])
+
+
+def run(space: Path, results: Path, options: RunOptions) -> int:
+    """`sweep run`: the exit code."""
+    from sweep.data_paths import data_paths
+    from sweep.ownership import owned
+    from sweep.rows import keep_planned, refresh_index
+    from sweep.space import dump_space, load_space
+
+    spec = load_space(space)
+    retry = _statuses(options.retry)
+    paths = data_paths(spec, space)
+    folder = SweepFolder(results / spec.sweep)
+    with owned(folder) as owner:
+        folder.keep_space(dump_space(spec, sweep.__version__))
+        made = _plan(spec, paths, folder, retry, _set_aside(folder))
+        keep_planned(folder, [trial.config for trial in made.trials])
+        refresh_index(folder)
+        if _nothing_left(made, folder):
+            say(f"{spec.sweep}: nothing to do, {_counts(made)} in {folder.path}/{_how_to_retry(made)}")
+            return _exit_code(made)
+        try:
+            _reconcile(spec, made, folder, owner, options)
+        except KeyboardInterrupt:
+            done = _counts(_plan(spec, paths, folder, ()))
+            say(f"{spec.sweep}: interrupted, {done}; the same command goes on from there")
+            return 130
+        except StoppedEarlyError as error:
+            say(f"{spec.sweep}: stopped early: {error}; {_counts(_plan(spec, paths, folder, ()))} in {folder.path}/")
+            return error.exit_code
+        finally:
+            refresh_index(folder)
+        made = _plan(spec, paths, folder, ())
+        hint = _how_to_retry(made) or "; see `sweep pareto` and `sweep rules`"
+        say(f"{spec.sweep}: {_counts(made)} in {folder.path}/{hint}")
+        return _exit_code(made)
+
+
+def _set_aside(folder: SweepFolder) -> "Damaged":
+    """Puts a damaged row away, if it can be written again, and says so."""
+
+    def put_away(part: Path, error: DamagedTableError) -> None:
+        from sweep.rows import set_aside
+
+        set_aside(folder, part, error)
+        say(f"{part}: damaged ({error.reason}); put aside and written again from the trial's result")
+
+    return put_away
+
+
+def _plan(
+    spec: "SweepSpec",
+    paths: "DataPaths | None",
+    folder: SweepFolder,
+    retry: tuple[TrialStatus, ...],
+    damaged: "Damaged | None" = None,
+) -> "Plan":
+    from sweep import cost
+    from sweep.data_identity import expecting
+    from sweep.plan import make_plan
+    from sweep.rows import read_states
+    from sweep.trials import trials_of
+
+    trials = expecting(folder, trials_of(spec, paths))
+    return make_plan(spec, trials, read_states(folder, damaged), cost.count, retry)
+
+
+def _step_ms(folder: SweepFolder, config: TrialConfig) -> float | None:
+    from sweep import cost
+
+    measured = cost.read_measurement(folder.shape(cost.shape_id(config)))
+    return None if measured is None else float(measured["train_step_ms"])
+
+
+def _statuses(text: str) -> tuple[TrialStatus, ...]:
+    """`oom,crashed` as statuses."""
+    known = [status.value for status in TrialStatus if status is not TrialStatus.OK]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise SpaceError(f"--retry: unknown failure {name!r}; known: {', '.join(known)}")
+    return tuple(TrialStatus(name) for name in names)
+
+
+def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
+    """Whether every trial has its row and the tracker has every row."""
+    from sweep.ledger import Ledger
+    from sweep.plan import EXCLUDED, PlanStatus, RowState
+    from sweep.rows import read_states
+
+    states = read_states(folder)
+    excluded = {t.config.trial_id: RowState(EXCLUDED, t.reason) for t in made.with_status(PlanStatus.EXCLUDED)}
+    news = [trial_id for trial_id, state in excluded.items() if states.get(trial_id) != state]
+    ledger = Ledger(folder)
+    return not made.to_run and not news and not ledger.is_open() and not ledger.missing(states)
+
+
+def _reconcile(spec: "SweepSpec", made: "Plan", folder: SweepFolder, owner: "Owner", options: RunOptions) -> None:
+    from sweep.controller import Controller
+    from sweep.progress import make_progress
+
+    tracker = _tracker(folder)
+    finished = False
+    try:
+        with _executor(spec, options) as executor, make_progress(Console(stderr=True)) as progress:
+            Controller(folder, owner, executor, tracker, progress).run(made)
+        with suppress(TableError):  # nothing succeeded: no front, no rules
+            tracker.sweep_ended(write_report(folder.path, None))
+        finished = True
+    finally:
+        for problem in sorted(set(tracker.close(finished))):
+            say(f"MLflow: {problem}; the results are safe in {folder.path}/, `sweep sync` records them later")
+
+
+def _tracker(folder: SweepFolder) -> "MlflowTracker":
+    from sweep.ledger import Ledger
+    from sweep.tracking import MlflowTracker
+
+    return MlflowTracker(folder.name, folder.space.read_text(), Ledger(folder))
+
+
+def _executor(spec: "SweepSpec", options: RunOptions) -> "Executor":
+    if options.executor == "local":
+        from sweep.local_executor import LocalExecutor
+
+        return LocalExecutor()
+    from sweep.ray_security import close_cluster
+
+    close_cluster(options.address)  # before Ray is imported, which reads its settings then
+    from sweep.ray_executor import RayExecutor
+
+    have = spec.resources
+    return RayExecutor(have.cpu, have.gpu, options.max_concurrent, options.address, have.tpu, have.devices)
+
+
+def _counts(made: "Plan") -> str:
+    from collections import Counter
+
+    counts = Counter(trial.status.value for trial in made.trials)
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _how_to_retry(made: "Plan") -> str:
+    """The option that runs the failed trials again; empty where none failed."""
+    from sweep.plan import PlanStatus
+
+    kinds = {str(trial.reason).partition(":")[0] for trial in made.with_status(PlanStatus.FAILED)}
+    return f"; `--retry {','.join(sorted(kinds))}` runs the failed ones again" if kinds else ""
+
+
+def _exit_code(made: "Plan") -> int:
+    from sweep.plan import PlanStatus
+
+    return 1 if made.with_status(PlanStatus.FAILED) else 0
+
+
+def sync(name: str | None, results: Path) -> None:
+    """`sweep sync`."""
+    from sweep.controller import Controller
+    from sweep.local_executor import LocalExecutor
+    from sweep.ownership import owned
+    from sweep.progress import PlainProgress
+
+    folder = SweepFolder(find(name, results))
+    if not folder.space.is_file():
+        raise TableError(f"{folder.path}: only a sweep that `sweep run` made can be recorded in MLflow")
+    with owned(folder) as owner:
+        tracker = _tracker(folder)
+        controller = Controller(folder, owner, LocalExecutor(), tracker, PlainProgress(Console(stderr=True)))
+        sent = controller.send_untracked(everything=True)
+        if folder.report.is_dir():
+            tracker.sweep_ended(folder.report)
+        problems = tracker.close(finished=True, patient=True)
+    if problems:
+        raise TableError(f"MLflow: {problems[0]} ({len(problems)} problems)")
+    say(f"{folder.name}: {sent} trials recorded in MLflow")

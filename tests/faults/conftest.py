@@ -1,0 +1,74 @@
+"""The tools of the fault tests, made once: the shim, processes that run sweeps, and what an untroubled run leaves."""
+
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+
+import pytest
+from faultcheck import Truth, ended
+from faultlib import SPACE, UNTROUBLED, Place, Zygote, compile_shim, empty_database
+
+
+class Workshop:
+    """Runs cases side by side, each in a folder of its own."""
+
+    def __init__(self, folder, zygotes):
+        self._folder = folder
+        self._database = empty_database(folder)
+        self._zygotes = SimpleQueue()
+        for zygote in zygotes:
+            self._zygotes.put(zygote)
+        self._size = len(zygotes)
+        self._numbers = itertools.count(1)
+
+    def place(self, space=SPACE):
+        """A new folder to run in."""
+        return Place.make(self._folder / f"place-{next(self._numbers)}", self._database, space)
+
+    def run(self, place, fault=UNTROUBLED, **options):
+        """Run a place's sweep in whichever process is free."""
+        zygote = self._zygotes.get()
+        try:
+            return zygote.run(place, fault, **options)
+        finally:
+            self._zygotes.put(zygote)
+
+    def failures(self, check, cases):
+        """Lines of what is wrong: `check(workshop, place, case)` lists it for each case."""
+
+        def one(case):
+            place = self.place()
+            found = check(self, place, case)
+            if found:
+                (place.folder / "found").write_text("\n".join(found))  # stays, to be looked at
+            else:
+                place.remove()
+            return [f"{place.folder.name}, {case}: {line}" for line in found]
+
+        with ThreadPoolExecutor(self._size) as pool:
+            return [line for lines in pool.map(one, cases) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    shim = compile_shim(folder)
+    with ExitStack() as stack:
+        zygotes = [stack.enter_context(Zygote(shim)) for _ in range(min(2, os.cpu_count()))]
+        yield Workshop(folder, zygotes)
+
+
+@pytest.fixture(scope="session")
+def reference(workshop):
+    """A place whose sweep ran to its end with nothing in its way."""
+    place = workshop.place()
+    done = workshop.run(place)
+    assert ended(done) == []
+    return place
+
+
+@pytest.fixture(scope="session")
+def truth(reference):
+    return Truth.of(reference)
