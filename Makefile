@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow test-xla audit lint format clean
+.PHONY: quickstart test test-slow test-xla faults faults-long fault-matrix audit lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/sweep run search_spaces/quickstart.yaml
@@ -29,6 +29,18 @@ audit:
 # XLA compiles for whatever device there is; here for the CPU.
 test-xla: .venv-xla/installed
 	PJRT_DEVICE=CPU .venv-xla/bin/python -m pytest tests/xla
+
+# Kills at system calls and at random moments, disks that fail, clocks that jump; part of the tests above. The long one
+# takes every system call and 200 kills on Ray, which is hours; -s shows the seed.
+faults: .venv/installed
+	$(BIN)/python -m pytest tests/faults
+
+faults-long: .venv/installed
+	SWEEP_FAULTS=long SWEEP_KILLS=200 $(BIN)/python -m pytest -s tests/faults
+
+# Every file that a sweep keeps, damaged in every way, and what becomes of it; takes some ten minutes.
+fault-matrix: .venv/installed
+	PYTHONPATH=.:tests/faults $(BIN)/python tests/faults/matrix.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sweep
 from sweep import display
-from sweep.errors import TableError
+from sweep.errors import RefusedError, TableError
 from sweep.layout import SweepFolder, find_table, rows_of
 from sweep.naming import label
 from sweep.status import status_of
@@ -70,9 +70,12 @@ def _check_picture(path: Path | None) -> None:
 
 def _recommended_space(path: Path, members: list[dict[str, Any]]) -> str:
     """Recommended cells as a search space that `sweep run` accepts."""
+    from sweep.kept_space import not_as_written
     from sweep.space import dump_space, read_space, space_of_cells
 
     space = SweepFolder(path).space
+    if not space.is_file() and SweepFolder(path).planned.is_file():
+        raise not_as_written(space, "missing")
     if not space.is_file():
         raise TableError(f"--out: {path} has no space.yaml, so its data set and recipe are not known")
     return dump_space(space_of_cells(read_space(space), members), sweep.__version__)
@@ -103,18 +106,20 @@ def report(name: str | None, results: Path, cost: str | None) -> None:
 
 def export(trial: str, name: str | None, results: Path, out: Path | None, run_plugins: bool) -> None:
     """`sweep export`."""
-    from sweep.export import exportable, find_trial
+    from sweep.export import exportable, find_trial, trained_again
 
     path = find(name, results) if name else _sweep_with(trial, results)
     if not path.is_dir():
         raise TableError(f"{path}: only a trial that `sweep run` trained has weights to export")
     folder = SweepFolder(path)
     found = exportable(folder, find_trial(folder, trial), run_plugins)
-    from workers.export import export_model  # after the mistakes that need no torch
+    from workers.export import DamagedWeightsError, export_model  # after the mistakes that need no torch
 
     target = out or folder.path / "export" / found.config.trial_id
     try:
         export_model(found.config, found.weights, found.row, target)
+    except DamagedWeightsError as error:
+        raise RefusedError(f"{error}; {trained_again(folder, found.config.trial_id)}") from error
     except ValueError as error:
         raise TableError(f"trial {found.config.trial_id}: {error}") from error
     say(f"{label(found.row)} is in {target}/")
@@ -144,6 +149,8 @@ def _current_rows(path: Path) -> "pd.DataFrame":
     table, planned = read_table(rows_of(path)), _planned(path)
     if planned is None:
         return table
+    if missing := (~planned["trial_id"].isin(table["trial_id"])).sum():
+        say(f"{missing} of {len(planned)} planned trials have no row: `sweep run` makes those that are missing")
     current = table["trial_id"].isin(planned["trial_id"])
     if not current.all():
         say(f"{(~current).sum()} of {len(table)} rows are of trials that {path}/space.yaml no longer plans: left out")
@@ -164,6 +171,7 @@ def _planned(path: Path) -> "pd.DataFrame | None":
     from sweep.trials import trials_of
 
     if read_space(folder.space).plugins:
+        say(f"{folder.planned}: missing, and only a plug-in could tell what is planned; `sweep run` writes it again")
         return None
     return pd.DataFrame([planned_columns(config) for config in trials_of(load_space(folder.space))])
 

@@ -100,7 +100,7 @@ class Controller:
         if waiting:
             self._measure_shapes(waiting)
             ordered = longest_first(waiting, cost.count, self._step_ms)
-            self._progress.running(ordered, {config.trial_id: self._work_of(config) for config in ordered})
+            self._progress.running(ordered, self._work_of(ordered))
             interrupt.check()
             self._queue = JobQueue(ordered, self._folder.work, self._owner.path, self._owner.stop_workers)
             self._executor.run(self._queue, self)
@@ -188,17 +188,20 @@ class Controller:
         """Commit good results whose controller died before it could; the trials that are left."""
         from workers import checkpoint  # needs torch
 
-        left = []
+        found, left = [], []
         for config in trials:
             work = self._folder.work(config.trial_id)
             remove_unfinished(work)
             result = read_result(work)
             if result and result.trial_id == config.trial_id and result.status is TrialStatus.OK:
-                self._commit(config, accept(self._folder, config, result))
-                checkpoint.clear(work)
-                self._progress.note(f"took over the finished result of {config.trial_id}")
+                found.append((config, result))
             else:
                 left.append(config)
+        self._measure_shapes([config for config, _ in found])  # whose measurements were lost
+        for config, result in found:
+            self._commit(config, accept(self._folder, config, result))
+            checkpoint.clear(self._folder.work(config.trial_id))
+            self._progress.note(f"took over the finished result of {config.trial_id}")
         return left
 
     def _measure_shapes(self, trials: list[TrialConfig]) -> None:
@@ -238,8 +241,13 @@ class Controller:
         measured = self._measurement(config)
         return None if measured is None else float(measured["train_step_ms"])
 
-    def _work_of(self, config: TrialConfig) -> float:
-        """A trial's share of the whole, for the time left: predicted seconds, or multiply-adds where none are known."""
-        step_ms = self._step_ms(config)
-        seconds = None if step_ms is None else cost.predicted_seconds(config, step_ms)
-        return seconds if seconds is not None else float(config.epochs * cost.count(config).macs_per_image)
+    def _work_of(self, trials: list[TrialConfig]) -> dict[str, float]:
+        """Each trial's share, for the time left: predicted seconds, or multiply-adds where one's are unknown."""
+        seconds = {
+            config.trial_id: predicted
+            for config in trials
+            if (step_ms := self._step_ms(config)) and (predicted := cost.predicted_seconds(config, step_ms))
+        }
+        if len(seconds) == len(trials):
+            return seconds
+        return {config.trial_id: float(config.epochs * cost.count(config).macs_per_image) for config in trials}

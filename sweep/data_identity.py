@@ -1,18 +1,19 @@
 """Notices data that changed under the same version: a sweep's trials are all trained on the same images.
 
 The sweep's `data.json` holds what the first finished trial of a data set's version was trained on. Later trials are
-told and refuse other images, and a result from a machine whose folder holds others is refused.
+told and refuse other images, and a result from a machine whose folder holds others is refused. Where the file is gone,
+the rows say the same.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 
 from sweep.errors import RefusedError
+from sweep.index import read_rows
 from sweep.layout import SweepFolder
 from workers.contract import DataConfig, TrialConfig, TrialResult, TrialStatus
-from workers.files import write_json
+from workers.files import read_sealed, seal, write_json
 
 RESULT = "result.json"  # as workers.trial leaves it in the work folder
 
@@ -47,10 +48,10 @@ def accept(folder: SweepFolder, config: TrialConfig, result: TrialResult) -> Tri
         return result
     known = _identities(folder)
     key = _key(data.name, data.version)
-    if key not in known:
+    if key not in known or not folder.data.exists():
         with suppress(OSError):  # a full disk: the next finished trial tries again
-            write_json(folder.data, known | {key: identity})
-    elif known[key] != identity:
+            write_json(folder.data, seal({key: identity} | known))
+    if known.get(key, identity) != identity:
         (folder.work(config.trial_id) / RESULT).unlink(missing_ok=True)
         return _refused(config, result)
     return result
@@ -71,18 +72,24 @@ def _refused(config: TrialConfig, result: TrialResult) -> TrialResult:
 
 def _identities(folder: SweepFolder) -> dict[str, str]:
     try:
-        known = json.loads(folder.data.read_text())
+        known = read_sealed(folder.data)
     except FileNotFoundError:
-        return {}
+        return _identities_of_rows(folder)
     except (OSError, ValueError) as error:
-        raise _damaged(folder, " ".join(str(error).split())) from error
-    if not isinstance(known, dict):
-        raise _damaged(folder, "not a JSON object")
+        why = " ".join(str(error).split())
+        raise RefusedError(
+            f"{folder.data}: damaged ({why}); move it away, and `sweep run` takes what it held from the rows"
+        ) from error
     return {str(key): str(identity) for key, identity in known.items()}
 
 
-def _damaged(folder: SweepFolder, why: str) -> RefusedError:
-    return RefusedError(f"{folder.data}: damaged ({why}); move it away, the next finished trial makes it again")
+def _identities_of_rows(folder: SweepFolder) -> dict[str, str]:
+    """What the rows of finished trials say that their images were; a damaged row says nothing."""
+    if not folder.trials.is_dir():
+        return {}
+    rows = read_rows(folder.trials, ["dataset", "status", "data_identity"], lambda part, error: None).to_pylist()
+    said = [row for row in rows if row.get("status") == TrialStatus.OK and row.get("data_identity")]
+    return {str(row["dataset"]): str(row["data_identity"]) for row in said}
 
 
 def _key(name: str, version: str) -> str:

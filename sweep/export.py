@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.errors import TableError
+from sweep.errors import RefusedError, TableError
+from sweep.kept_space import not_as_written
 from sweep.layout import SweepFolder, sweeps_in
 from sweep.rows import read_row, read_states
 from workers.contract import TrialConfig, TrialStatus
@@ -71,24 +72,45 @@ def exportable(folder: SweepFolder, trial_id: str, run_plugins: bool) -> Exporta
         run_plugins: whether plug-ins that the folder's spaces name may run: only where the folder is to be trusted.
 
     Raises:
-        TableError: its weights were not kept, no space plans it, or it takes a plug-in that may not run.
+        TableError: its weights were not kept, or it takes a plug-in that may not run.
+        RefusedError: its weights or the space that planned it are gone or damaged.
     """
     weights = folder.work(trial_id) / WEIGHTS
+    if not folder.space.is_file():
+        raise not_as_written(folder.space, "missing")
     if not weights.is_file():
+        if _kept(folder):
+            raise RefusedError(f"{weights}: missing; {trained_again(folder, trial_id)}")
         right = "`checkpoints: {keep_weights: true}` in the search space keeps those of trials that run from then on"
         raise TableError(f"trial {trial_id}: its weights were not kept in {weights}; {right}")
     for space in folder.spaces:
         for config in _trials(space, run_plugins):
             if config.trial_id == trial_id:
                 return Exportable(config, weights, read_row(folder.row(trial_id)))
-    raise TableError(f"trial {trial_id}: no space in {folder.path}/ plans it, so its model is not known")
+    raise RefusedError(
+        f"trial {trial_id}: no space in {folder.path}/ plans it, so its model is not known; running the sweep with the "
+        "YAML of that time writes that space again"
+    )
+
+
+def trained_again(folder: SweepFolder, trial_id: str) -> str:
+    """How to have a finished trial's weights once more."""
+    return f"move {folder.row(trial_id)} and {folder.work(trial_id)} away, and `sweep run` with the YAML that plans it trains it again"
+
+
+def _kept(folder: SweepFolder) -> bool:
+    """Whether a space of the sweep says that weights are kept."""
+    from sweep.space import read_space
+
+    return any(read_space(space).checkpoints.keep_weights for space in folder.spaces)
 
 
 def _trials(space: Path, run_plugins: bool) -> list[TrialConfig]:
     from sweep.space import load_space, read_space
     from sweep.trials import trials_of
 
-    if not run_plugins and (plugins := read_space(space).plugins):
+    plugins = read_space(space).plugins
+    if plugins and not run_plugins:
         files = ", ".join(plugins)
         raise TableError(f"{space}: names plug-ins ({files}), which run only with --run-plugins: look at them first")
     return trials_of(load_space(space))

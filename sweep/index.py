@@ -42,7 +42,7 @@ def read_rows(parts: Path, columns: list[str] | None = None, damaged: Damaged = 
         DamagedTableError: a part is damaged.
         pa.ArrowException: the parts do not fit together.
     """
-    stamps = _stamps(parts)
+    stamps = stamps_of(parts)
     known, missing = _known(parts, stamps, columns)
     fresh = _read(parts, missing, stamps, columns, damaged)
     table = pa.concat_tables([known, *fresh], promote_options="permissive") if fresh else known
@@ -52,7 +52,7 @@ def read_rows(parts: Path, columns: list[str] | None = None, damaged: Damaged = 
 
 def refresh(parts: Path, tolerated: int = OUTDATED) -> None:
     """Write the index anew where more than so many parts are not in it."""
-    stamps = _stamps(parts)
+    stamps = stamps_of(parts)
     known, missing = _known(parts, stamps, None)
     if len(missing) <= tolerated:
         return
@@ -63,7 +63,8 @@ def refresh(parts: Path, tolerated: int = OUTDATED) -> None:
     write_bytes(parts.with_name(INDEX), hashlib.sha256(data).digest() + data)
 
 
-def _stamps(parts: Path) -> dict[str, str]:
+def stamps_of(parts: Path) -> dict[str, str]:
+    """The names of a folder's parts, each with what changes when the part does."""
     stamps = {}
     with os.scandir(parts) as entries:
         for entry in entries:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import TableError
+from sweep.kept_space import as_written, sealed
 from sweep.untrusted import inside, without_links
 from workers.files import write_bytes
 
@@ -63,6 +64,11 @@ class SweepFolder:
         return self._inside("report")
 
     @property
+    def reported(self) -> Path:
+        """The report's last file: where it is, the report is whole."""
+        return self.report / "rules.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the controller that owns the sweep."""
         return self._inside("lock")
@@ -84,6 +90,11 @@ class SweepFolder:
         """The trial's own folder: checkpoints, then result.json."""
         return without_links(self._inside("work", trial_id))
 
+    @property
+    def curves(self) -> Path:
+        """Which learning curves were found to be whole."""
+        return self._inside("curves.json")
+
     def shape(self, shape_id: str) -> Path:
         """A shape's measurement."""
         return self._inside("shapes", f"{shape_id}.parquet")
@@ -103,13 +114,14 @@ class SweepFolder:
 
     def keep_space(self, text: str) -> None:
         """Write the resolved space; one that it replaces is kept, so that old cells can be told from planned ones."""
+        new = sealed(text)
         if self.space.exists():
             old = self.space.read_bytes()
-            if old == text.encode():
+            if old == new:
                 return
-            digest = hashlib.sha256(old).hexdigest()[:8]
-            write_bytes(self._inside(f"space-{digest}.yaml"), old)
-        write_bytes(self.space, text.encode())
+            digest, kind = hashlib.sha256(old).hexdigest()[:8], "yaml" if as_written(old) else "damaged"
+            write_bytes(self._inside(f"space-{digest}.{kind}"), old)
+        write_bytes(self.space, new)
 
 
 def find_table(sweep: str | None, results: Path = RESULTS) -> Path:

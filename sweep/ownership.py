@@ -5,6 +5,7 @@ every two seconds, tells workers when to stop, and carries the token without whi
 that slept while somebody removed its lock finds another token there.
 """
 
+import errno
 import fcntl
 import os
 import platform
@@ -15,11 +16,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from sweep.errors import RefusedError
+from sweep.errors import RefusedError, StorageError
 from sweep.layout import SweepFolder
 from workers.files import read_sealed, write_passing
 
 HEARTBEAT_S = 2.0
+_OF_THE_DISK = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
 class Owner:
@@ -86,7 +88,10 @@ class Owner:
             self._beat += 1
             try:
                 write_passing(self._folder.owner, {**self._state, "heartbeat_at": _now(), "beat": self._beat})
-            except OSError:  # no room for a new file: a new time is a sign of life too
+            except OSError:
+                if self._beat == 1:  # what is there, if anything, tells of an earlier controller
+                    raise
+                # No room for a new file: a new time is a sign of life too.
                 os.utime(self._folder.owner)
 
     def _other(self) -> dict[str, Any] | None:
@@ -102,7 +107,19 @@ def owned(folder: SweepFolder) -> Iterator[Owner]:
     Raises:
         RefusedError: another controller holds it, with who and when it last showed life; or this file system has no
             locks.
+        StorageError: the disk failed, now or while the sweep was held.
     """
+    try:
+        with _held(folder) as owner:
+            yield owner
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        raise StorageError.of(error, folder.path) from error
+
+
+@contextmanager
+def _held(folder: SweepFolder) -> Iterator[Owner]:
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.lock.open("a+") as file:
         _lock(folder, file)

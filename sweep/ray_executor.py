@@ -7,7 +7,6 @@ Tune run; restoring a Tune experiment is not safe; its own SIGINT handling takes
 import dataclasses
 import logging
 import os
-import re
 import shutil
 import signal
 import tempfile
@@ -18,8 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sweep.ray_messages import SHORT_OF_MEMORY, about_memory, first_line, greediest, what_happened
+from sweep.ray_security import before_import, close_cluster
+
 # Read by Ray when it is imported or starts, so they have to be set before.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.update(before_import())
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its own result files; ours are the table's
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its experiment state, which is never read
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -31,10 +33,11 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
+from sweep import interrupt
+from sweep.epoch_reports import EpochReports
 from sweep.errors import ResourcesError
 from sweep.executor import Listener, died
 from sweep.jobs import Job, Jobs
-from sweep.ray_security import close_cluster
 from sweep.yaml_file import one_line
 from workers.contract import EpochMetrics, TrialConfig, TrialStatus
 from workers.learner import halvings
@@ -42,17 +45,11 @@ from workers.tether import Lease, process_of
 from workers.trial import run_trial
 from workers.work_folder import RESULT, failed_for_good, in_use, read_result
 
+# Of every failed trial it prints the traceback, where people are told in one line what became of it.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
 STARTS = 3  # Tune runs in a row that end before any trial has started, before it is given up
-# What Ray's message contains when a worker ended without a result.
-_ENDS = (
-    (TrialStatus.OOM, ("running low on memory",), "Ray killed it, since its host was short of memory"),
-    (
-        TrialStatus.PREEMPTED,
-        ("node has died", "node was terminated", "node is dead"),
-        "the node that it ran on is gone",
-    ),
-    (TrialStatus.CRASHED, ("actor died", "actor is dead"), "the worker process died (killed, or out of memory)"),
-)
+LOOK_S = 2.0  # from one look after the cluster to the next
 STOP_S = 7.0  # for workers to come to the end of a step and to save a checkpoint
 # Times that a trial of several devices is started again after one of its processes died. Where that was for want of
 # memory the micro-batch is halved; so many starts are allowed besides.
@@ -86,6 +83,7 @@ class RayExecutor:
     ) -> None:
         self._resources = {"cpu": cpus, "gpu": gpus} | ({"TPU": tpus} if tpus else {})
         self._ranks, self._max_concurrent, self._address, self._trial = ranks, max_concurrent, address, trial
+        self._greedy: set[str] = set()  # trials that their host had too little memory for, once so far
 
     def __enter__(self) -> Self:
         """Ray takes seconds to start, so it starts with the first work."""
@@ -103,13 +101,19 @@ class RayExecutor:
         cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
         gpus = 1 if self._resources["gpu"] else 0
         others = {name: 1 for name in ("TPU",) if name in self._resources}
-        return ray.get(_measure.options(num_cpus=cores, num_gpus=gpus, resources=others).remote(config.to_json()))
+        measured = _measure.options(num_cpus=cores, num_gpus=gpus, resources=others).remote(config.to_json())
+        while not ray.wait([measured], timeout=LOOK_S)[0]:
+            _look_after_cluster()
+        try:
+            return ray.get(measured)
+        except ray.exceptions.OutOfMemoryError as error:
+            raise MemoryError(SHORT_OF_MEMORY) from error
 
     def run(self, jobs: Jobs, listener: Listener) -> None:
         """Run the trials; a Tune run that breaks off is followed by another one for the rest."""
         self.start()
         fruitless = 0
-        while (relay := _Relay(jobs, listener)).fill():
+        while (relay := _Relay(jobs, listener, self._greedy)).fill():
             try:
                 self._fit(relay)
             except Exception as error:
@@ -118,7 +122,7 @@ class RayExecutor:
                 relay.break_off(error)
                 fruitless = 0 if relay.any_started else fruitless + 1
                 if fruitless == STARTS:
-                    raise ResourcesError(f"Ray could not run any trial: {_first_line(error)}") from error
+                    raise ResourcesError(f"Ray could not run any trial: {first_line(error)}") from error
             except KeyboardInterrupt:
                 jobs.stop()
                 relay.wait_for_workers(STOP_S)
@@ -156,12 +160,12 @@ class RayExecutor:
         if ray.is_initialized():
             return
         handler = signal.getsignal(signal.SIGTERM)  # Ray replaces it; the controller's own has to stay
-        ray.init(
-            **close_cluster(self._address),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        settings = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        try:
+            ray.init(**close_cluster(self._address), **settings)
+        except (ConnectionError, RuntimeError) as error:
+            where = "Ray cannot be started here" if self._address is None else f"--address {self._address}: no answer"
+            raise ResourcesError(f"{where}: {one_line(first_line(error))}") from error
         signal.signal(signal.SIGTERM, handler)
         if self._address is None:  # a cluster may still grow, this machine will not
             self._refuse_more_than_there_is()
@@ -176,7 +180,14 @@ class RayExecutor:
                 raise ResourcesError(f"resources: one trial asks for {name} {wanted:g}, this machine has {there}")
 
 
-@ray.remote  # type: ignore[untyped-decorator]
+def _look_after_cluster() -> None:
+    """Notice what Ray would wait through for ever: that all nodes are gone, or a signal that Python lost."""
+    interrupt.check()
+    if not any(node["Alive"] for node in ray.nodes()):
+        raise ResourcesError("Ray's own processes were ended; nothing is lost: the same command goes on from there")
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]  # else one for which memory is short begins for ever again
 def _measure(config_json: str) -> Any:
     from workers.profiling import measure_trial_shape
 
@@ -189,22 +200,20 @@ def _train(parameters: dict[str, Any], trial: Callable[..., object] = run_trial)
     if config.execution.ranks > 1:
         _train_on_several(config, parameters)
     else:
-        _run_trial(config, parameters, tune.report, trial)
+        with EpochReports(tune.report) as reports:
+            result = _run_trial(config, parameters, reports.put, trial)
+            if getattr(result, "status", None) is not TrialStatus.PREEMPTED:  # else there may be nobody who takes them
+                reports.wait()
 
 
 def _run_trial(
     config: TrialConfig,
     parameters: dict[str, Any],
-    report: Callable[[dict[str, Any]], None],
+    report: Callable[[EpochMetrics], None],
     trial: Callable[..., object] = run_trial,
-) -> None:
-    trial(
-        config,
-        Path(parameters["work"]),
-        lambda epoch: report(epoch.__dict__),
-        end_when_hung=True,
-        lease=Lease(**parameters["lease"]),
-    )
+) -> object:
+    lease = Lease(**parameters["lease"])
+    return trial(config, Path(parameters["work"]), report, end_when_hung=True, lease=lease)
 
 
 def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
@@ -247,7 +256,7 @@ def _train_rank(parameters: dict[str, Any]) -> None:
     config, work = TrialConfig.from_json(parameters["config"]), Path(parameters["work"])
     if failed_for_good(work):  # Ray starts the processes again after any failure; this one would only come again
         return
-    _run_trial(config, parameters, train.report)
+    _run_trial(config, parameters, lambda epoch: train.report(dict(epoch.__dict__)))
 
 
 class _Feed(Searcher):  # type: ignore[misc]
@@ -286,12 +295,13 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
     As a progress callback it takes the place of Tune's own one, which prints on stdout.
     """
 
-    def __init__(self, jobs: Jobs, listener: Listener) -> None:
+    def __init__(self, jobs: Jobs, listener: Listener, greedy: set[str]) -> None:
         self.running: dict[str, Job] = {}  # handed to Tune and not ended
-        self._jobs, self._listener = jobs, listener
+        self._jobs, self._listener, self._greedy = jobs, listener, greedy
         self._first: Job | None = None
         self.error: Exception | None = None
         self.any_started = False
+        self._looked_at = time.monotonic()
 
     def __reduce__(self) -> Any:
         """Tune pickles its callbacks into the state that is never read; there is nothing to keep."""
@@ -314,6 +324,11 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
             self.running[job.config.trial_id] = job
         return job
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked_at > LOOK_S:
+            self._looked_at = time.monotonic()
+            self._tell(_look_after_cluster)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.any_started = True
         self._tell(self._listener.started, self.running[trial.config["trial_id"]])
@@ -330,17 +345,31 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
         self._end(trial.config["trial_id"], TrialStatus.PREEMPTED, "the worker stopped before the trial's end")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial.config["trial_id"], *_what_happened(Path(trial.error_file)))
+        job, error_file = self.running[trial.config["trial_id"]], Path(trial.error_file)
+        text = error_file.read_text() if error_file.exists() else ""
+        if about_memory(text):  # what is said of a trial of several processes is about its own
+            guilty = job.config.execution.ranks > 1 or greediest(text) == process_of(job.work)
+            self._end(job.config.trial_id, *self._short_of_memory(job, guilty))
+        else:
+            self._end(job.config.trial_id, *what_happened(text))
 
     def break_off(self, error: Exception) -> None:
         """Tune has ended the run: one trial may be the reason, the others lost their workers."""
-        guilty = _killed_process(error)
+        text = str(error)
         for job in list(self.running.values()):
-            if guilty and guilty == process_of(job.work):
-                status, _, reason = _ENDS[0]
+            if about_memory(text):
+                ending = self._short_of_memory(job, greediest(text) == process_of(job.work))
             else:
-                status, reason = TrialStatus.PREEMPTED, f"Ray ended the run: {_first_line(error)}"
-            self._end(job.config.trial_id, status, reason)
+                ending = TrialStatus.PREEMPTED, f"Ray ended the run: {first_line(error)}"
+            self._end(job.config.trial_id, *ending)
+
+    def _short_of_memory(self, job: Job, guilty: bool) -> tuple[TrialStatus, str]:
+        """What a kill for want of memory means; who needs the most gets a second chance, without the others maybe."""
+        if guilty and job.config.trial_id in self._greedy:
+            return TrialStatus.OOM, f"{SHORT_OF_MEMORY}; it held the most"
+        if guilty:
+            self._greedy.add(job.config.trial_id)
+        return TrialStatus.PREEMPTED, SHORT_OF_MEMORY
 
     def wait_for_workers(self, seconds: float) -> None:
         """Wait until those that were told to stop have saved a checkpoint and let go of their folders."""
@@ -351,8 +380,8 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
     def _end(self, trial_id: str, status: TrialStatus, reason: str) -> None:
         job = self.running.pop(trial_id)
         result = read_result(job.work)
-        if result and result.token != job.lease.token:
-            result = None
+        if result and result.status is not TrialStatus.OK and result.token != job.lease.token:
+            result = None  # an earlier attempt's failure; a trial that ended well did so whoever trained it
         self._tell(self._listener.ended, job, result or died(job, status, reason))
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
@@ -362,26 +391,3 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
         except Exception as error:
             self.error = error
             raise
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _what_happened(error_file: Path) -> tuple[TrialStatus, str]:
-    """Why a worker ended without a result, by what Ray wrote of it: its pickled error is not there yet."""
-    try:
-        text = error_file.read_text()
-    except OSError:
-        return TrialStatus.CRASHED, "the worker ended, and Ray says nothing of why"
-    for status, marks, reason in _ENDS:
-        if any(mark in text for mark in marks):
-            return status, reason
-    return TrialStatus.CRASHED, one_line(text.strip().splitlines()[-1])
-
-
-def _killed_process(error: BaseException) -> int | None:
-    """The process that Ray's memory monitor killed, if that is what the error is about."""
-    text = str(error)
-    found = re.search(r"\bpid=(\d+)", text) if "memory" in text else None
-    return int(found[1]) if found else None

@@ -21,6 +21,14 @@ INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # of the processes th
 _TOKEN_BYTES = 32
 
 
+_chosen = False  # which cluster is meant
+
+
+def before_import() -> dict[str, str]:
+    """The environment for a cluster of our own, unless it was said before that another one is meant."""
+    return {} if _chosen else _environment()
+
+
 def close_cluster(address: str | None) -> dict[str, Any]:
     """What `ray.init` has to be called with, once the environment is set so that nobody else can reach what it starts.
 
@@ -34,18 +42,22 @@ def close_cluster(address: str | None) -> dict[str, Any]:
     Returns:
         Arguments of `ray.init`.
     """
+    global _chosen
+    _chosen = True
     os.environ.update(QUIET)
     if address is not None:
         return {"address": address}
-    folder = _private_folder()
-    os.environ.update(LOOPBACK)
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"))
-    if Path("/sys/class/net/lo").exists():
-        for name in INTERFACES:
-            os.environ.setdefault(name, "lo")
+    os.environ.update(_environment())
     os.environ.pop("RAY_AUTH_TOKEN", None)  # of another cluster, and Ray would prefer it
     # "local": without it RAY_ADDRESS or a cluster that happens to run here would be taken.
-    return {"address": "local", "include_dashboard": False, "_temp_dir": str(folder / "ray")}
+    return {"address": "local", "include_dashboard": False, "_temp_dir": str(_private_folder() / "ray")}
+
+
+def _environment() -> dict[str, str]:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_private_folder() / "token")}
+    there = Path("/sys/class/net/lo").exists()
+    interfaces = {name: os.environ.get(name, "lo") for name in INTERFACES if there}
+    return {**QUIET, **LOOPBACK, **token, **interfaces}
 
 
 @cache

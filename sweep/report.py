@@ -10,11 +10,14 @@ from sweep.plots import plot_depth_width, plot_front
 from sweep.rules import rules
 from workers.files import write_json
 
+RULES = "rules.json"  # `SweepFolder.reported`
+
 
 def write_report(table: pd.DataFrame, planned: pd.DataFrame | None, folder: Path, cost: str | None = None) -> None:
     """Write pareto.json, rules.json, one front-<budget>.png per budget and depth-width.png.
 
-    Where the models have no depth and width, rules.json holds a note in place of rules.
+    Where the models have no depth and width, rules.json holds a note in place of rules. It is written last: where it
+    is, the report is whole.
 
     Args:
         table: the results.
@@ -26,6 +29,7 @@ def write_report(table: pd.DataFrame, planned: pd.DataFrame | None, folder: Path
         TableError: the table has no row to report on.
     """
     found = pareto(table, budget=None, cost=cost)
+    (folder / RULES).unlink(missing_ok=True)
     write_json(folder / "pareto.json", found)
     for front in found.get("fronts", [found]):
         name = "front.png" if front["budget"] is None else f"front-{front['budget']}.png"
@@ -33,8 +37,8 @@ def write_report(table: pd.DataFrame, planned: pd.DataFrame | None, folder: Path
     try:
         derived = rules(table, cost=cost, planned=planned)
     except NoRulesError as error:  # models without these axes: the front is all that there is to say
-        write_json(folder / "rules.json", {"sweep": found["sweep"], "note": str(error)})
         (folder / "depth-width.png").unlink(missing_ok=True)
+        write_json(folder / RULES, {"sweep": found["sweep"], "note": str(error)})
         return
-    write_json(folder / "rules.json", derived)
     plot_depth_width(derived, folder / "depth-width.png")
+    write_json(folder / RULES, derived)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,11 +93,14 @@ def commit(folder: SweepFolder, row: Mapping[str, Any], history: tuple[EpochMetr
         return
     folder.epochs(trial_id).unlink(missing_ok=True)  # an earlier attempt's
     if history:
-        write_records(
-            folder.epochs(trial_id),
-            [{"trial_id": trial_id, **dataclasses.asdict(epoch)} for epoch in history],
-        )
+        write_history(folder, trial_id, history)
     write_rows(path, [row])
+
+
+def write_history(folder: SweepFolder, trial_id: str, history: tuple[EpochMetrics, ...]) -> None:
+    """Write a trial's learning curve."""
+    records = [{"trial_id": trial_id, **dataclasses.asdict(epoch)} for epoch in history]
+    write_records(folder.epochs(trial_id), records)
 
 
 def keep_planned(folder: SweepFolder, trials: Sequence[TrialConfig]) -> None:
@@ -117,14 +120,15 @@ def model_columns(config: TrialConfig) -> dict[str, Any]:
 
 
 def read_history(folder: SweepFolder, trial_id: str) -> tuple[EpochMetrics, ...]:
-    """The learning curve of a trial whose row is written; empty where there is none.
+    """The learning curve of a trial whose row is written, from its result where the curve is gone; may be empty.
 
     Raises:
         DamagedTableError: it is damaged, and the trial's result, which has it too, is not there.
     """
     path = folder.epochs(trial_id)
     if not path.exists():
-        return ()
+        result = read_result(folder.work(trial_id))
+        return result.history if result and result.trial_id == trial_id else ()
     names = EpochMetrics.__dataclass_fields__
     try:
         rows = read_part(path, "the learning curve is lost").to_pylist()
@@ -167,6 +171,15 @@ def read_row(path: Path) -> dict[str, Any]:
     """
     (row,) = read_part(path).to_pylist()
     return {name: value for name, value in row.items() if value is not None}
+
+
+def results_without_rows(folder: SweepFolder, planned: Collection[str]) -> list[Path]:
+    """Work folders of finished trials whose rows are gone and that nothing but an earlier space plans."""
+    if not folder.path.joinpath("work").is_dir():
+        return []
+    works = sorted(path for path in folder.path.joinpath("work").iterdir() if path.name not in planned)
+    found = [work for work in works if work.is_dir() and not folder.row(work.name).exists()]
+    return [work for work in found if (result := read_result(work)) and result.status is TrialStatus.OK]
 
 
 def read_identities(folder: SweepFolder) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The commands that plan, train and record: read, call, print. They take the same steps, down to the controller."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,12 @@ def explain(space: Path, trial: str, results: Path, output_format: str) -> None:
 
 def run(space: Path, results: Path, options: RunOptions) -> int:
     """`sweep run`: the exit code."""
+    from sweep.curves import mark_curves, mend_curves
     from sweep.data_paths import data_paths
     from sweep.ownership import owned
-    from sweep.rows import keep_planned, refresh_index
+    from sweep.rows import keep_planned, refresh_index, results_without_rows
     from sweep.space import dump_space, load_space
+    from sweep.trials import trials_of
 
     spec = load_space(space)
     retry = _statuses(options.retry)
@@ -81,9 +84,13 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
     folder = SweepFolder(results / spec.sweep)
     with owned(folder) as owner:
         folder.keep_space(dump_space(spec, sweep.__version__))
-        made = _plan(spec, paths, folder, retry, _set_aside(folder))
+        planned = {config.trial_id for config in trials_of(spec)}
+        made = _plan(spec, paths, folder, retry, _set_aside(folder, planned))
         keep_planned(folder, [trial.config for trial in made.trials])
         refresh_index(folder)
+        lost = mend_curves(folder, say)
+        for work in results_without_rows(folder, planned):
+            say(f"{work}: finished, has no row and is not planned now: the YAML of that time writes the row again")
         if _nothing_left(made, folder):
             say(f"{spec.sweep}: nothing to do, {_counts(made)} in {folder.path}/{_how_to_retry(made)}")
             return _exit_code(made)
@@ -98,20 +105,22 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
             return error.exit_code
         finally:
             refresh_index(folder)
+            mark_curves(folder, lost)
         made = _plan(spec, paths, folder, ())
         hint = _how_to_retry(made) or "; see `sweep pareto` and `sweep rules`"
         say(f"{spec.sweep}: {_counts(made)} in {folder.path}/{hint}")
         return _exit_code(made)
 
 
-def _set_aside(folder: SweepFolder) -> "Damaged":
+def _set_aside(folder: SweepFolder, planned: Collection[str]) -> "Damaged":
     """Puts a damaged row away, if it can be written again, and says so."""
 
     def put_away(part: Path, error: DamagedTableError) -> None:
         from sweep.rows import set_aside
 
         set_aside(folder, part, error)
-        say(f"{part}: damaged ({error.reason}); put aside and written again from the trial's result")
+        again = " and written again from the trial's result" if part.stem in planned else ""
+        say(f"{part}: damaged ({error.reason}); put aside{again}")
 
     return put_away
 
@@ -151,7 +160,7 @@ def _statuses(text: str) -> tuple[TrialStatus, ...]:
 
 
 def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
-    """Whether every trial has its row and the tracker has every row."""
+    """Whether every trial has its row, the tracker has every row, and the report is whole."""
     from sweep.ledger import Ledger
     from sweep.plan import EXCLUDED, PlanStatus, RowState
     from sweep.rows import read_states
@@ -159,6 +168,8 @@ def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
     states = read_states(folder)
     excluded = {t.config.trial_id: RowState(EXCLUDED, t.reason) for t in made.with_status(PlanStatus.EXCLUDED)}
     news = [trial_id for trial_id, state in excluded.items() if states.get(trial_id) != state]
+    if any(state.status == TrialStatus.OK for state in states.values()) and not folder.reported.is_file():
+        return False
     ledger = Ledger(folder)
     return not made.to_run and not news and not ledger.is_open() and not ledger.missing(states)
 
@@ -181,10 +192,11 @@ def _reconcile(spec: "SweepSpec", made: "Plan", folder: SweepFolder, owner: "Own
 
 
 def _tracker(folder: SweepFolder) -> "MlflowTracker":
+    from sweep.kept_space import read_kept
     from sweep.ledger import Ledger
     from sweep.tracking import MlflowTracker
 
-    return MlflowTracker(folder.name, folder.space.read_text(), Ledger(folder))
+    return MlflowTracker(folder.name, read_kept(folder.space), Ledger(folder))
 
 
 def _executor(spec: "SweepSpec", options: RunOptions) -> "Executor":

@@ -25,6 +25,7 @@ from pydantic import (
 
 from sweep.data_checks import check_field
 from sweep.errors import SpaceError
+from sweep.kept_space import fits, not_as_written, read_kept
 from sweep.space_checks import check_space
 from sweep.space_messages import explain
 from sweep.yaml_file import YamlFile, one_line, read_yaml
@@ -52,7 +53,9 @@ def _truth(value: Any) -> Any:
 def _plain_value(value: Any) -> ModelValue:
     """An argument of a model; which type it has to have, its family says."""
     if isinstance(value, str):
-        return float(value) if _EXPONENT.fullmatch(value) and math.isfinite(float(value)) else value
+        if not (_EXPONENT.fullmatch(value) and math.isfinite(float(value))):
+            return value
+        value = float(value)
     if not isinstance(value, bool | int | float):
         raise ValueError("must be a number, a word, true or false")
     if not abs(value) < 2**63:
@@ -279,6 +282,8 @@ def load_space(path: Path) -> SweepSpec:
         SpaceError: one line per problem, each with its place in the file.
     """
     file = read_yaml(path)
+    if not fits(file.text.encode()):
+        raise SpaceError(f"{path}:1: the hash is not that of the rest; remove the line if the file was edited")
     spec = _validated(file, _loaded_plugins(file))
     check_space(file, spec)
     return spec
@@ -288,10 +293,14 @@ def read_space(path: Path) -> SweepSpec:
     """Read the space that a results folder keeps, which was checked when it was run. Never runs its plug-ins.
 
     Raises:
-        SpaceError: it is not a search space, as far as can be told without its plug-ins.
+        RefusedError: it is not as it was written, or not a search space, as far as can be told without its plug-ins.
     """
-    file = read_yaml(path)
-    return _validated(file, None if _plugins(file) else ())
+    read_kept(path)
+    try:
+        file = read_yaml(path)
+        return _validated(file, None if _plugins(file) else ())
+    except SpaceError as error:
+        raise not_as_written(path, f"damaged ({str(error).splitlines()[0]})") from error
 
 
 def _validated(file: YamlFile, plugins: tuple[str, ...] | None) -> SweepSpec:

@@ -53,7 +53,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("error", _TEXT, "", "message of the failure, or the reason of the exclusion"),
     Column("notes", _TEXT, "", "what happened on the way, such as a damaged checkpoint that was passed over"),
     Column("attempts", _WHOLE, "", "times that training of this trial was started or resumed"),
-    Column("token", _TEXT, "", "of the last attempt, as its controller gave it"),
     Column("epochs_repeated", _REAL, "epochs", "trained again after attempts that ended early"),
     Column("lost_device_hours", _REAL, "h", "that such attempts held their devices since their last checkpoint"),
     Column("epochs_done", _WHOLE, "epochs", "epochs finished"),

@@ -22,6 +22,7 @@ class YamlFile:
     path: Path
     values: Any
     lines: dict[Loc, int]
+    text: str = ""
 
     def place(self, loc: Sequence[str | int]) -> str:
         """`file:line: key.key`, with the line of the deepest part of `loc` that the file has."""
@@ -45,7 +46,7 @@ def read_yaml(path: Path) -> YamlFile:
     except yaml.YAMLError as error:
         raise SpaceError(f"{path}:{_line_of(error, text)}: not valid YAML: {_first_line(error)}") from error
     reader = _Reader(path)
-    return YamlFile(path, reader.value(node, ()) if node else None, reader.lines)
+    return YamlFile(path, reader.value(node, ()) if node else None, reader.lines, text)
 
 
 def _text(path: Path) -> str:

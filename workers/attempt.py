@@ -15,7 +15,7 @@ from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 from workers.environment import versions
 from workers.files import read_sealed, seal, write_bytes, write_json
 from workers.ranks import Ranks
-from workers.tether import Lease, StoppedError, Tether, is_current, last_seen
+from workers.tether import ALIVE, Lease, StoppedError, Tether, is_current, last_seen
 from workers.watchdog import Watchdog
 from workers.work_folder import ATTEMPTS, MICRO_BATCH, RESULT, STACKS, failed_for_good, read_attempts, read_result
 
@@ -47,7 +47,10 @@ class Attempt:
         try:
             found = read_sealed(self.work / MICRO_BATCH)
             tried, smaller = int(found["tried"]), int(found["smaller"])
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, KeyError, TypeError):
+            self.note(f"{MICRO_BATCH} was damaged: which micro-batch fits is found anew")
             return None
         self.note(f"out of memory with micro-batch {tried}: went on with {smaller}")
         return smaller
@@ -60,7 +63,7 @@ class Attempt:
         """Count this attempt and forget the last one's failure."""
         (self.work / RESULT).unlink(missing_ok=True)
         self._read_record()
-        seen = last_seen(self.work, self.number)
+        seen = last_seen(self.work, self.number or None)
         self.reached = max(self.reached, seen.epochs)
         self.lost_s += seen.unsaved_s
         self.number += 1
@@ -71,7 +74,7 @@ class Attempt:
         self.number, self.started_at = 0, _now()
         record = read_attempts(self.work)
         if not record:
-            if checkpoint.any_in(self.work):
+            if checkpoint.any_in(self.work) or (self.work / ALIVE).exists() or (self.work / ATTEMPTS).exists():
                 self.notes = [f"{ATTEMPTS} was missing or damaged: attempts before {self.started_at} are not counted"]
             return
         self.number, self.started_at, self.notes = record["attempts"], record["started_at"], record["notes"]
@@ -88,6 +91,9 @@ class Attempt:
 
     def resumed(self, epochs: float) -> None:
         """A checkpoint gave this much; what earlier attempts had beyond it is trained again."""
+        if self.reached >= 1 and epochs == 0:
+            got = f"an earlier attempt had got to epoch {self.reached:.1f}"
+            self.note(f"no checkpoint could be used, though {got}: trained from the start")
         self.epochs_repeated += max(0.0, self.reached - epochs)
         self.reached = 0.0
         if self.leads:
@@ -136,7 +142,8 @@ class Attempt:
         if not self.leads:
             self._read_record()
         result = TrialResult(
-            self.config.trial_id, attempts=self.number, started_at=self.started_at, finished_at=_now(),
+            self.config.trial_id, attempts=self.number, started_at=self.started_at,
+            finished_at=max(_now(), self.started_at),  # the clock may have been set back
             host=platform.node(), versions=versions(), history=tuple(self.history), notes=tuple(self.notes),
             token=self.lease.token if self.lease else None, epochs_repeated=self.epochs_repeated,
             lost_device_hours=self.config.execution.ranks * self.lost_s / 3600, **outcome,

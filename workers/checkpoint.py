@@ -60,6 +60,8 @@ def load_latest(
     Raises:
         Exception: memory ran out: a checkpoint that is too large now is not damaged.
     """
+    for path in _orphans(folder):
+        report(f"{path}: checkpoint passed over: its manifest is missing")
     for manifest in _manifests(folder):
         try:
             return load(manifest.with_suffix(".pt"))
@@ -93,7 +95,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def any_in(folder: Path) -> bool:
     """Whether a folder holds checkpoints, whole or not."""
-    return bool(_manifests(folder))
+    return any(folder.glob("checkpoint-*"))
 
 
 def clear(folder: Path) -> None:
@@ -159,10 +161,13 @@ def _drop_others(folder: Path, newest: Path, kept: int) -> None:
     index = manifests.index(newest)
     for manifest in manifests[:index] + manifests[index + kept :]:
         _remove(manifest)
-    named = {manifest.stem for manifest in _manifests(folder)}
-    for path in folder.glob("checkpoint-*.pt"):  # its manifest was never written
-        if path.stem not in named:
-            path.unlink(missing_ok=True)
+    for path in _orphans(folder):
+        path.unlink(missing_ok=True)
+
+
+def _orphans(folder: Path) -> list[Path]:
+    """States whose manifest was never written, or is gone."""
+    return [path for path in sorted(folder.glob("checkpoint-*.pt")) if not path.with_suffix(".json").exists()]
 
 
 def _remove(manifest: Path) -> None:

@@ -4,6 +4,7 @@
 `timm.data.resolve_model_data_config` of it how images are prepared.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +26,16 @@ from workers.sources import DigitsImages
 from workers.splits import IMAGENET_MEAN, IMAGENET_STD
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # names that timm looks for
+_DIGEST = "sha256"  # in the file's metadata: safetensors itself would not notice a bit that turned
 TIMM_SE_DIVISOR = 8  # timm's resnetrs models round the channels inside squeeze-and-excitation to multiples of it
 
 
+class DamagedWeightsError(ValueError):
+    """The weights are missing or not as they were written."""
+
+
 def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all.
+    """Write tensors as safetensors with a hash of them, whole or not at all.
 
     Args:
         path: of the file.
@@ -41,7 +47,7 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], metadata: M
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in state_dict.items()
     }
-    write_bytes(path, safetensors.torch.save(tensors, {"format": "pt", **(metadata or {})}))
+    write_bytes(path, safetensors.torch.save(tensors, {"format": "pt", **(metadata or {}), _DIGEST: _digest(tensors)}))
 
 
 def export_model(config: TrialConfig, weights: Path, row: Mapping[str, Any], out: Path) -> None:
@@ -163,12 +169,24 @@ def _normalisation(config: TrialConfig) -> tuple[Sequence[float], Sequence[float
 
 def _read(weights: Path) -> dict[str, torch.Tensor]:
     try:
-        tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(weights)
+        with safetensors.safe_open(weights, "pt") as file:
+            recorded = (file.metadata() or {}).get(_DIGEST)
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
-        raise ValueError(f"{weights}: no weights can be read: {error.strerror or error}") from error
+        raise DamagedWeightsError(f"{weights}: no weights can be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise ValueError(f"{weights}: not a whole safetensors file: {error}") from error
+        raise DamagedWeightsError(f"{weights}: not a whole safetensors file: {error}") from error
+    if recorded not in (None, _digest(tensors)):
+        raise DamagedWeightsError(f"{weights}: its contents do not fit the recorded hash")
     return tensors
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_same(

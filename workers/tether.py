@@ -58,11 +58,12 @@ class Reached:
     unsaved_s: float = 0.0
 
 
-def last_seen(work: Path, attempt: int) -> Reached:
-    """Where the last sign of life of an attempt places it; nothing where it left none."""
+def last_seen(work: Path, attempt: int | None) -> Reached:
+    """Where the last sign of life of an attempt, or of any, places it; nothing where it left none."""
     seen = _read(work / ALIVE)
     try:
-        return Reached(float(seen["epochs"]), float(seen["unsaved_s"])) if seen["attempt"] == attempt else Reached()
+        meant = attempt is None or seen["attempt"] == attempt
+        return Reached(float(seen["epochs"]), float(seen["unsaved_s"])) if meant else Reached()
     except (KeyError, TypeError, ValueError):
         return Reached()
 
@@ -106,6 +107,7 @@ class Tether:
         self._saved_at = time.monotonic()
         self._found: str | None = None
         self._ended = threading.Event()
+        self._signing = threading.Lock()  # of two threads that write one file at once, neither would write it whole
         self._thread = threading.Thread(target=self._watch, name="tether", daemon=True)
 
     @property
@@ -138,14 +140,14 @@ class Tether:
     def _sign(self) -> None:
         if not self._signs:
             return
-        sign = {
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "attempt": self._attempt,
-            "epochs": self._epochs,
-            "unsaved_s": time.monotonic() - self._saved_at,
-        }
-        with suppress(OSError):  # a full disk ends no training
+        with self._signing, suppress(OSError):  # a full disk ends no training
+            sign = {
+                "pid": os.getpid(),
+                "host": platform.node(),
+                "attempt": self._attempt,
+                "epochs": self._epochs,
+                "unsaved_s": time.monotonic() - self._saved_at,
+            }
             write_passing(self._work / ALIVE, sign)
 
     def _watch(self) -> None:
@@ -176,9 +178,18 @@ class _Owner:
         says = _read(self._path)
         if says.get("stopping"):
             return "the controller was told to stop"
-        if says != self._seen and says:
-            self._seen, self._seen_at = says, time.monotonic()
+        seen = says, _changed_at(self._path)  # with no room for a new file its controller gives it a new time
+        if says and seen != self._seen:
+            self._seen, self._seen_at = seen, time.monotonic()
         return "the controller is gone" if time.monotonic() - self._seen_at > OWNER_SILENT_S else None
+
+
+def _changed_at(path: Path) -> int | None:
+    """When a file was changed, by whichever clock; None where it is missing."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

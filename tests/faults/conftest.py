@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
@@ -9,6 +11,7 @@ from queue import SimpleQueue
 import pytest
 from faultcheck import Truth, ended
 from faultlib import SPACE, UNTROUBLED, Place, Zygote, compile_shim, empty_database
+from ray_runs import Paced
 
 
 class Workshop:
@@ -52,9 +55,15 @@ class Workshop:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory):
+def shim(tmp_path_factory):
+    if not sys.platform.startswith("linux") or shutil.which("cc") is None:
+        pytest.skip("system calls are struck on Linux, with a C compiler")
+    return compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory, shim):
     folder = tmp_path_factory.mktemp("faults")
-    shim = compile_shim(folder)
     with ExitStack() as stack:
         zygotes = [stack.enter_context(Zygote(shim)) for _ in range(min(2, os.cpu_count()))]
         yield Workshop(folder, zygotes)
@@ -72,3 +81,15 @@ def reference(workshop):
 @pytest.fixture(scope="session")
 def truth(reference):
     return Truth.of(reference)
+
+
+@pytest.fixture(scope="session")
+def paced(tmp_path_factory):
+    return Paced(tmp_path_factory.mktemp("paced"))
+
+
+@pytest.fixture
+def started():
+    """What a test starts; all of it is ended with the test."""
+    with ExitStack() as stack:
+        yield lambda thing: (stack.callback(thing.end), thing)[1]

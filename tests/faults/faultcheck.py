@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +68,15 @@ def ended(run: Done) -> list[str]:
     return [] if run.code == DONE and not run.traceback else [f"ended with {run.code}: {run.stderr[-600:]!r}"]
 
 
-def explained(run: Done) -> list[str]:
-    """What is wrong with the end of a run whose disk fails: it is done, or refused with one line that says why."""
+def explained(run: Done, error: int) -> list[str]:
+    """What is wrong with the end of a run whose disk fails: it is done, or its last line says why it is not."""
     if run.code == -signal.SIGALRM:
         return ["it hung"]
     if run.traceback or run.code not in (DONE, REFUSED):
         return [f"ended with {run.code}: {run.stderr[-600:]!r}"]
-    if run.code == REFUSED and not (run.stderr.splitlines() or [""])[-1].strip():
-        return ["refused without a word"]
+    last = (run.stderr.splitlines() or [""])[-1]
+    if run.code == REFUSED and not (os.strerror(error) in last and "the same command goes on" in last):
+        return [f"does not say why it stopped and what to do: {run.stderr[-600:]!r}"]
     return []
 
 

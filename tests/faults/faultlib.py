@@ -176,6 +176,7 @@ class Place:
             select coalesce(trial.value, 'parent'), runs.status, coalesce(ended.value, '') from runs
             left join tags trial on trial.run_uuid = runs.run_uuid and trial.key = 'trial_id'
             left join tags ended on ended.run_uuid = runs.run_uuid and ended.key = 'status'
+            where runs.lifecycle_stage = 'active'
         """
         with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
             return sorted(database.execute(query).fetchall())

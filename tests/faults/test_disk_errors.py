@@ -58,7 +58,7 @@ def goes_on_once_there_is_room(truth, workshop, place):
 def test_a_failing_disk_loses_nothing_and_is_said_in_one_line(workshop, reference, truth, way):
     def check(workshop, place, strike):
         run = workshop.run(place, strike.fault)
-        return [*explained(run), *goes_on_once_there_is_room(truth, workshop, place)]
+        return [*explained(run, strike.fault.error), *goes_on_once_there_is_room(truth, workshop, place)]
 
     failures = workshop.failures(check, strikes(reference, *WAYS[way]))
     assert not failures, "\n".join(failures)
@@ -69,7 +69,7 @@ def test_with_files_cut_short_by_a_limit_nothing_is_lost(workshop, truth):
 
     def check(workshop, place, limit):
         run = workshop.run(place, file_limit=limit)
-        return [*explained(run), *goes_on_once_there_is_room(truth, workshop, place)]
+        return [*explained(run, errno.EFBIG), *goes_on_once_there_is_room(truth, workshop, place)]
 
     failures = workshop.failures(check, [256, 4096, 16384])
     assert not failures, "\n".join(failures)
@@ -97,7 +97,7 @@ def test_on_a_disk_that_is_really_full_nothing_is_lost(workshop, truth, small_di
     place = workshop.place()
     small_disk(place.results, pages)
     run = workshop.run(place)
-    assert explained(run) == []
+    assert explained(run, errno.ENOSPC) == []
     assert damaged(place.results) == []
     subprocess.run(["mount", "-o", "remount,size=16m", str(place.results)], check=True)
     assert goes_on_once_there_is_room(truth, workshop, place) == []

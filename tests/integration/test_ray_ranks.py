@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from digits_trials import digits_trial
 
+from sweep.jobs import JobQueue
+from sweep.layout import SweepFolder
+from sweep.ownership import owned
 from sweep.ray_executor import RayExecutor
 from workers.contract import Execution, TrialStatus
 from workers.trial import run_trial
@@ -23,14 +26,14 @@ class Listener:
     def __init__(self):
         self.results, self.epochs = {}, []
 
-    def started(self, config):
+    def started(self, job):
         pass
 
-    def epoch(self, config, metrics):
+    def epoch(self, job, metrics):
         self.epochs.append(metrics.epoch)
 
-    def ended(self, config, result):
-        self.results[config.trial_id] = result
+    def ended(self, job, result):
+        self.results[job.config.trial_id] = result
 
 
 def config_of(ranks):
@@ -38,10 +41,11 @@ def config_of(ranks):
     return digits_trial(epochs=3, execution=execution, **RECIPE)
 
 
-def run_on_ray(folder):
+def run_on_ray(folder, config=None):
     listener = Listener()
-    with RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
-        executor.run([config_of(2)], lambda trial_id: folder / trial_id, listener)
+    with owned(SweepFolder(folder)) as owner, RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
+        jobs = JobQueue([config or config_of(2)], lambda trial_id: folder / trial_id, owner.path)
+        executor.run(jobs, listener)
     return listener
 
 
@@ -94,9 +98,6 @@ def test_a_process_lost_in_mid_training_costs_only_the_steps_since_the_checkpoin
 def test_a_failure_that_would_only_come_again_ends_all_processes_and_is_not_tried_again(tmp_path):
     config = config_of(2)
     diverging = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, learning_rate=1e6))
-    listener = Listener()
-    with RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
-        executor.run([diverging], lambda trial_id: tmp_path / trial_id, listener)
-    result = listener.results["a-trial"]
+    result = run_on_ray(tmp_path, diverging).results["a-trial"]
     assert (result.status, result.attempts) == (TrialStatus.DIVERGED, 1)
     assert result.started_at

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sweep.cli import main
+from sweep.kept_space import sealed
 from sweep.layout import SweepFolder
 from sweep.ledger import Ledger, Mark, current_address
 from sweep.rows import cell_columns, commit, keep_planned
@@ -185,9 +186,9 @@ def test_a_plugins_family_is_trained_and_measured_like_any_other(sweep, tmp_path
     assert (value["planned"], value["ok"]) == (2, 2)
 
 
-def export_problem(sweep, *arguments):
+def export_problem(sweep, *arguments, expected=2):
     code, out, err = sweep("export", *arguments, "--sweep", "tiny")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (code, out, err.count("\n")) == (expected, "", 1)
     return err
 
 
@@ -203,10 +204,16 @@ def test_what_cannot_be_exported_is_a_line_that_says_how_to_go_on(sweep, finishe
     weights = folder.work(first) / "weights.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"no tensors")
-    assert f"trial {first}: " in export_problem(sweep, first)
+    damaged = export_problem(sweep, first, expected=3)
+    assert "not a whole safetensors file" in damaged
+    assert "`sweep run` with the YAML that plans it trains it again" in damaged
     assert not (folder.path / "export").exists()
-    folder.space.write_text(folder.space.read_text().replace("- 1\n", "- 4\n"))
-    assert f"trial {first}: no space in results/tiny/ plans it" in export_problem(sweep, first)
+    folder.space.write_bytes(sealed(folder.space.read_text().replace("- 1\n", "- 4\n")))
+    assert f"trial {first}: no space in results/tiny/ plans it" in export_problem(sweep, first, expected=3)
+    folder.space.write_bytes(folder.space.read_bytes().replace(b"- 4\n", b"- 1\n"))
+    assert "space.yaml: changed since `sweep run` wrote it" in export_problem(sweep, first, expected=3)
+    folder.space.unlink()
+    assert "space.yaml: missing; run the sweep again" in export_problem(sweep, first, expected=3)
 
 
 @pytest.fixture

@@ -1,161 +1,22 @@
 """The controller's laws, whatever dies in between, with an executor that trains nothing."""
 
 import pytest
+from controller_fakes import Executor, Killed, Progress, Tracker, ids, result_of, rows, run, space, untracked
 
 from sweep import cost
 from sweep.controller import ROUNDS, Controller
 from sweep.errors import ResourcesError
 from sweep.layout import SweepFolder
-from sweep.ledger import Ledger, Mark, current_address
 from sweep.ownership import owned
-from sweep.plan import make_plan
-from sweep.rows import read_history, read_row, read_states
-from sweep.space import SweepSpec
 from sweep.trials import trials_of
-from workers.contract import EpochMetrics, TrialResult, TrialStatus
+from workers.contract import TrialStatus
 from workers.files import write_bytes
-from workers.profiling import Measurement
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing may catch it."""
-
-
-def space(**changes):
-    return SweepSpec.model_validate(
-        {
-            "sweep": "a",
-            "data": {"name": "digits"},
-            "recipe": "small",
-            "axes": {"width": [0.125, 0.25], "depth": [26], "resolution": [16], "epochs": [1, 3]},
-            **changes,
-        }
-    )
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     return SweepFolder(tmp_path / "a")
-
-
-def result_of(config, status=TrialStatus.OK):
-    history = tuple(EpochMetrics(n, 1.0, 50.0, 40.0 + n, 0.1, 1.0, 1.0, 1.7e9 + n) for n in range(1, config.epochs + 1))
-    now = "2026-01-01T00:00:00+00:00"
-    if status is not TrialStatus.OK:
-        return TrialResult(config.trial_id, status, 1, now, now, error="too large")
-    return TrialResult(config.trial_id, status, 1, now, now, history=history, val_top1=90.0, device="a cpu")
-
-
-class Executor:
-    """Gives results; `die` at an event of a trial ends everything there."""
-
-    def __init__(self, die=None, failing=(), unmeasurable=()):
-        self.die, self.failing, self.unmeasurable = die, failing, unmeasurable
-        self.measured, self.ran = [], []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def measure(self, config):
-        self.measured.append(config)
-        if config.width in self.unmeasurable:
-            raise self.unmeasurable[config.width]
-        return Measurement(100.0 * config.width, 1.0, 1.5, 2.0, 1000, "a cpu")
-
-    def run(self, jobs, listener):
-        while job := jobs.take():
-            config = job.config
-            self.ran.append(config.trial_id)
-            listener.started(job)
-            result = result_of(config, TrialStatus.OOM if config.trial_id in self.failing else TrialStatus.OK)
-            for epoch in result.history:
-                listener.epoch(job, epoch)
-            write_bytes(job.work / "result.json", result.to_json().encode())
-            if self.die == "before the row":
-                raise Killed
-            listener.ended(job, result)
-
-
-class Tracker:
-    """Remembers; demands that the row is there first; marks like the real one; may die instead."""
-
-    def __init__(self, folder, die=False, works=True):
-        self.folder, self.die, self.works = folder, die, works
-        self.events, self.rows = [], {}
-
-    def trial_started(self, config):
-        self.events.append(("started", config.trial_id))
-
-    def epoch(self, config, metrics):
-        self.events.append((f"epoch {metrics.epoch}", config.trial_id))
-
-    def trial_ended(self, trial_id):
-        row = read_row(self.folder.row(trial_id))
-        assert len(read_history(self.folder, trial_id)) == row["epochs_done"]
-        if self.die:
-            raise Killed
-        self.rows.setdefault(trial_id, []).append(row)
-        if self.works:
-            Ledger(self.folder).mark(trial_id, Mark(current_address(), "run", "parent", row["status"]))
-
-    def sweep_ended(self, artifacts):
-        pass
-
-    def close(self, finished):
-        return []
-
-
-class Progress:
-    def __init__(self):
-        self.events, self.notes, self.work = [], [], {}
-
-    def measuring(self, config, index, total):
-        self.events.append(f"measuring {index}/{total}")
-
-    def running(self, trials, work):
-        self.events.append(f"running {len(trials)}")
-        self.work = work
-
-    def started(self, config):
-        pass
-
-    def epoch(self, config, metrics):
-        pass
-
-    def again(self, config, result):
-        self.events.append(f"again {result.status}")
-
-    def ended(self, config, result):
-        self.events.append(f"ended {result.status}")
-
-    def note(self, text):
-        self.notes.append(text)
-
-
-def run(folder, spec=None, executor=None, tracker=None, retry=()):
-    """One `sweep run`, without the command."""
-    spec = spec or space()
-    executor, tracker, progress = executor or Executor(), tracker or Tracker(folder), Progress()
-    with owned(folder) as owner:
-        plan = make_plan(spec, trials_of(spec), read_states(folder), cost.count, retry)
-        Controller(folder, owner, executor, tracker, progress).run(plan)
-    return executor, tracker, progress
-
-
-def ids(spec=None):
-    return [trial.trial_id for trial in trials_of(spec or space())]
-
-
-def untracked(folder):
-    return Ledger(folder).missing(read_states(folder))
-
-
-def rows(folder):
-    return {trial_id: read_row(folder.row(trial_id)) for trial_id in read_states(folder)}
 
 
 def test_every_trial_gets_its_row_and_the_tracker_hears_all(folder):

@@ -1,17 +1,17 @@
 """A sweep's trials are all trained on the same images, wherever they run."""
 
 import dataclasses
-import json
 
 import pytest
 
 from sweep.data_identity import accept, expected, expecting
 from sweep.errors import RefusedError
 from sweep.layout import SweepFolder
-from sweep.rows import commit, read_row, result_columns
+from sweep.rows import cell_columns, commit, read_row, result_columns
 from sweep.space import SweepSpec
 from sweep.trials import trials_of
 from workers.contract import TrialResult, TrialStatus
+from workers.files import read_sealed
 
 SPACE = {
     "sweep": "a",
@@ -43,7 +43,7 @@ def test_the_first_finished_trial_says_which_images_the_others_have_to_find(fold
     assert [config.data.expected for config in told] == ["one", "one"]
     assert [config.trial_id for config in told] == [config.trial_id for config in TRIALS]
     assert accept(folder, second, result_of(second, "one")).status is TrialStatus.OK
-    assert json.loads(folder.data.read_text()) == {f"{NAME} {VERSION}": "one"}
+    assert read_sealed(folder.data) == {f"{NAME} {VERSION}": "one"}
 
 
 def test_a_result_of_other_images_becomes_a_failure_that_says_where_and_what_to_do(folder):
@@ -100,10 +100,20 @@ def test_the_identity_is_in_the_row(folder):
     assert read_row(folder.row(first.trial_id))["data_identity"] == "one"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"digits 1": "one"}'])
 def test_a_damaged_file_is_refused_by_name(folder, text):
     folder.path.mkdir()
     folder.data.write_text(text)
     with pytest.raises(RefusedError, match=r"data\.json: damaged .*move it away") as told:
         expecting(folder, TRIALS)
     assert "\n" not in str(told.value)
+
+
+def test_without_the_file_the_rows_say_which_images_they_were_and_the_next_trial_writes_it_again(folder):
+    first, second = TRIALS
+    result = accept(folder, first, result_of(first, "one"))
+    commit(folder, {**cell_columns("a", first), **result_columns(result)}, ())
+    folder.data.unlink()
+    assert [config.data.expected for config in expecting(folder, TRIALS)] == ["one", "one"]
+    assert accept(folder, second, result_of(second, "two")).status is TrialStatus.DATA_ERROR
+    assert read_sealed(folder.data) == {f"{NAME} {VERSION}": "one"}

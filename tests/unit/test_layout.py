@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from sweep.errors import TableError
+from sweep.errors import RefusedError, TableError
+from sweep.kept_space import read_kept
 from sweep.layout import SweepFolder, find_table, rows_of
 
 
@@ -77,20 +78,33 @@ def test_every_version_of_the_space_is_kept(tmp_path):
     folder = SweepFolder(tmp_path / "a")
     for text in ("one\n", "one\n", "two\n", "three\n", "two\n"):
         folder.keep_space(text)
-        assert folder.space.read_text() == text
-    kept = sorted(path.read_text() for path in folder.path.iterdir())
+        assert read_kept(folder.space).partition("\n")[2] == text
+    kept = sorted(read_kept(path).partition("\n")[2] for path in folder.path.iterdir())
     assert kept == ["one\n", "three\n", "two\n", "two\n"]
+
+
+def test_a_space_that_was_changed_is_refused_by_name_and_put_aside_by_the_next_run(tmp_path):
+    folder = SweepFolder(tmp_path / "a")
+    folder.keep_space("one\n")
+    whole = folder.space.read_bytes()
+    for changed in (whole[:-1], whole + b"x", whole.replace(b"one", b"ono"), b"\xff"):
+        folder.space.write_bytes(changed)
+        with pytest.raises(RefusedError, match=r"space\.yaml: .*run the sweep again with its own YAML"):
+            read_kept(folder.space)
+    folder.keep_space("one\n")
+    assert folder.space.read_bytes() == whole
+    assert folder.spaces == [folder.space]
 
 
 def test_paths_are_those_of_the_design(tmp_path):
     folder = SweepFolder(tmp_path / "a")
     paths = (
         folder.row("x"), folder.epochs("x"), folder.work("x"), folder.shape("s"), folder.tracked("x"), folder.lock,
-        folder.space, folder.report,
+        folder.space, folder.report, folder.owner,
     )  # fmt: skip
     assert [str(path.relative_to(tmp_path)) for path in paths] == [
         "a/trials/x.parquet", "a/epochs/x.parquet", "a/work/x", "a/shapes/s.parquet", "a/tracking/x.json", "a/lock",
-        "a/space.yaml", "a/report",
+        "a/space.yaml", "a/report", "a/owner.json",
     ]  # fmt: skip
     assert folder.name == "a"
     assert not folder.path.exists()

@@ -61,6 +61,10 @@ def test_an_outcome_is_one_line():
     assert outcome(FIRST, failed(FIRST)) == "oom d26 w0.125 16px 4ep      no room [/red] for it"
 
 
+def preempted(config):
+    return TrialResult(config.trial_id, TrialStatus.PREEMPTED, 1, "", "", error="the node [/red] is gone")
+
+
 def lines_of(console_file):
     return console_file.getvalue().splitlines()
 
@@ -90,6 +94,19 @@ def test_piped_output_is_one_plain_line_per_event_that_matters(clock):
         f"[2/2] {outcome(SECOND, failed(SECOND))}, 0 s left",
         "a remark with [bold] brackets",
     ]
+
+
+def test_an_attempt_that_is_repeated_is_a_line_and_no_end(clock):
+    file = io.StringIO()
+    for shown in (PlainProgress(Console(file=file, width=200)), make_progress(Console(file=file, force_terminal=True))):
+        shown.running([FIRST, SECOND], {FIRST.trial_id: 1.0, SECOND.trial_id: 1.0})
+        shown.started(FIRST)
+        shown.again(FIRST, preempted(FIRST))
+        assert lines_of(file)[-1] == f"again, from its last checkpoint: {outcome(FIRST, preempted(FIRST))}"
+        assert shown._tally.summary().startswith("0/2 done · 0 running · 0 failed")
+        shown.started(FIRST)
+        shown.ended(FIRST, ok(FIRST))
+        assert shown._tally.summary().startswith("1/2 done · 0 running · 0 failed")
 
 
 def test_one_of_a_kind_is_singular():

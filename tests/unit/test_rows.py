@@ -3,7 +3,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from sweep.errors import DamagedTableError, RefusedError
+from sweep.errors import DamagedTableError
 from sweep.layout import SweepFolder
 from sweep.naming import model_of
 from sweep.plan import EXCLUDED, RowState
@@ -16,13 +16,16 @@ from sweep.rows import (
     read_history,
     read_row,
     read_states,
+    refresh_index,
     result_columns,
+    set_aside,
 )
 from sweep.space import SweepSpec
 from sweep.table import read_records, read_table
 from sweep.trials import trials_of
 from workers.contract import EpochMetrics, TrialResult, TrialStatus
 from workers.costs import Costs
+from workers.files import write_bytes
 
 SPACE = {
     "sweep": "a",
@@ -125,6 +128,101 @@ def test_a_new_attempt_without_epochs_does_not_keep_the_old_ones_curve(folder):
     assert read_history(folder, CONFIG.trial_id) == ()
 
 
+def test_a_good_row_is_never_replaced(folder):
+    commit(folder, row_of(OK), HISTORY)
+    before = {path: path.read_bytes() for path in (folder.row(CONFIG.trial_id), folder.epochs(CONFIG.trial_id))}
+    for row, history in (
+        (row_of(dataclasses.replace(OK, val_top1=1.0)), HISTORY[:1]),
+        (row_of(FAILED), ()),
+        (excluded_row("a", CONFIG, Costs(1000, 5000), "exclude: width 0.125"), ()),
+    ):
+        commit(folder, row, history)
+        assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("status", [status for status in TrialStatus if status is not TrialStatus.OK])
+def test_any_other_row_is_replaced_by_what_comes_after_it(folder, status):
+    commit(folder, row_of(dataclasses.replace(FAILED, status=status, history=HISTORY[:1])), HISTORY[:1])
+    commit(folder, row_of(FAILED), ())
+    assert read_states(folder) == {CONFIG.trial_id: RowState("oom", "too large")}
+    commit(folder, row_of(OK), HISTORY)
+    assert read_states(folder) == {CONFIG.trial_id: RowState("ok")}
+    assert read_history(folder, CONFIG.trial_id) == HISTORY
+
+
+def test_an_excluded_row_is_replaced_once_the_trial_was_run(folder):
+    commit(folder, excluded_row("a", CONFIG, Costs(1000, 5000), "exclude: width 0.125"), ())
+    commit(folder, row_of(OK), HISTORY)
+    assert "error" not in read_row(folder.row(CONFIG.trial_id))
+
+
+def test_in_place_of_a_damaged_row_none_is_written_unasked(folder):
+    write_bytes(folder.row(CONFIG.trial_id), b"PAR1")
+    with pytest.raises(DamagedTableError, match="damaged"):
+        commit(folder, row_of(OK), HISTORY)
+    assert folder.row(CONFIG.trial_id).read_bytes() == b"PAR1"
+
+
+def test_an_attempts_token_is_not_in_the_row_and_what_it_repeated_and_lost_is():
+    columns = result_columns(dataclasses.replace(OK, token="secret", epochs_repeated=0.5, lost_device_hours=0.25))
+    assert "secret" not in columns.values()
+    assert (columns["epochs_repeated"], columns["lost_device_hours"]) == (0.5, 0.25)
+
+
+def damaged_row(folder):
+    """A damaged row, and what reading it says."""
+    part = folder.row(CONFIG.trial_id)
+    commit(folder, row_of(OK), HISTORY)
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(DamagedTableError) as caught:
+        read_row(part)
+    return part, caught.value
+
+
+def test_a_damaged_row_is_put_aside_where_its_result_is_still_there(folder):
+    part, _ = damaged_row(folder)
+    damage = part.read_bytes()
+    write_bytes(folder.work(CONFIG.trial_id) / "result.json", OK.to_json().encode())
+    told = []
+    states = read_states(folder, lambda path, reason: (told.append(path), set_aside(folder, path, reason)))
+    assert (states, told) == ({}, [part])
+    assert {path.name: path.read_bytes() for path in folder.trials.iterdir()} == {f"{part.stem}.damaged": damage}
+    assert read_states(folder) == {}
+    commit(folder, row_of(OK), HISTORY)
+    assert read_states(folder) == {CONFIG.trial_id: RowState("ok")}
+    assert read_table(folder.trials)["trial_id"].tolist() == [CONFIG.trial_id]  # what was put aside is no part
+
+
+RESULTS = {
+    "no result": None,
+    "a torn result": OK.to_json()[:50],
+    "a failure": FAILED.to_json(),
+    "another trial's": dataclasses.replace(OK, trial_id="another").to_json(),
+}
+
+
+@pytest.mark.parametrize("text", RESULTS.values(), ids=RESULTS)
+def test_a_damaged_row_that_only_training_would_bring_back_stays_and_is_refused(folder, text):
+    part, error = damaged_row(folder)
+    damage = part.read_bytes()
+    if text is not None:
+        write_bytes(folder.work(CONFIG.trial_id) / "result.json", text.encode())
+    with pytest.raises(DamagedTableError) as caught:
+        set_aside(folder, part, error)
+    assert caught.value is error
+    assert part.read_bytes() == damage
+
+
+def test_the_index_of_rows_changes_nothing_that_is_read(folder, monkeypatch):
+    refresh_index(folder)  # where there is nothing yet
+    monkeypatch.setattr("sweep.index.OUTDATED", 0)
+    commit(folder, row_of(FAILED), ())
+    commit(folder, {**row_of(FAILED), "trial_id": "other"}, ())
+    refresh_index(folder)
+    commit(folder, row_of(OK), HISTORY)
+    assert read_states(folder) == {CONFIG.trial_id: RowState("ok"), "other": RowState("oom", "too large")}
+
+
 def test_the_curve_is_written_before_the_row(folder, monkeypatch):
     monkeypatch.setattr("sweep.rows.write_rows", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
@@ -157,7 +255,7 @@ def test_a_damaged_row_or_curve_is_refused_by_name_with_what_to_do(folder, damag
     ):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-        with pytest.raises(RefusedError, match=rf"{path.name}: damaged .*move it away") as caught:
+        with pytest.raises(DamagedTableError, match=rf"{path.name}: damaged .*move it away") as caught:
             read()
         assert caught.value.exit_code == 3
         assert "\n" not in str(caught.value)

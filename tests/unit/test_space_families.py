@@ -274,6 +274,7 @@ def test_a_plugins_family_and_data_set_are_used_like_any_other(space, plugin):
 
 PLUGIN_PROBLEMS = {
     "value": ("[2, 3]", "[2, 10]", "6: axes.layers.1: layers 10 is above 9"),
+    "too large": ("1e-3", "1.0e39", "6: axes.gain.1: must be a number below 2^63"),
     "type": ("[2, 3]", "[2.5]", "6: axes.layers.0: layers must be a whole number, not 2.5"),
     "missing": ("layers: [2, 3], ", "", "6: axes.layers: this key is missing"),
     "unknown family": ("family: mine", "family: yours", "4: family: unknown family 'yours'; known: resnet_rs, "),

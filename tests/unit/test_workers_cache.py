@@ -18,8 +18,8 @@ from digit_files import AUGMENTED, recipe_of, write_folder
 from PIL import Image
 
 from workers import cache
-from workers.cache import CachedImages, damaged_parts, open_cache
-from workers.contract import DataConfig, DataError
+from workers.cache import CachedImages, DamagedCacheError, checksum, damaged_parts, open_cache
+from workers.contract import DataConfig, DataError, TrialStatus
 from workers.data import Loader, load_splits
 from workers.sources import FolderImages
 
@@ -182,6 +182,42 @@ def test_changed_pixels_are_found_by_their_hash(folder, tmp_path, small_parts, c
     opened(folder, tmp_path)
     assert cache.main([str(tmp_path)]) == 0
     assert cache.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_an_image_whose_bits_turned_is_not_trained_on_and_its_part_is_made_again(folder, tmp_path, small_parts):
+    whole = [image.tobytes() for image in map(opened(folder, tmp_path).load, range(72))]
+    pixels = only(tmp_path) / "00005.bin"
+    data = bytearray(pixels.read_bytes())
+    data[50] ^= 4
+    pixels.write_bytes(data)
+    images = opened(folder, tmp_path)
+    with pytest.raises(DamagedCacheError, match=r"00005\.bin: .* is not as it was written"):
+        for index in range(72):
+            images.load(index)
+    assert DamagedCacheError.status is TrialStatus.CRASHED  # which is run again
+    assert [image.tobytes() for image in map(opened(folder, tmp_path).load, range(72))] == whole
+
+
+@pytest.mark.parametrize("name", ["00003.json", "manifest.json"])
+def test_a_list_whose_bits_turned_is_made_again(folder, tmp_path, small_parts, name):
+    opened(folder, tmp_path)
+    path = only(tmp_path) / name
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert opened(folder, tmp_path).labels == sorted(opened(folder, tmp_path).labels)
+        assert damaged_parts(only(tmp_path)) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 3 * 5 * 7])
+def test_every_bit_that_turns_changes_the_sum(size):
+    pixels = bytearray(range(size))
+    for bit in range(8 * size):
+        turned = bytearray(pixels)
+        turned[bit // 8] ^= 1 << bit % 8
+        assert checksum(turned) != checksum(pixels)
 
 
 def refused(folder, where, *words, **options):

@@ -86,9 +86,10 @@ def test_a_damaged_manifest_is_passed_over_with_a_warning_to_the_one_before(fold
         assert checkpoint.load_latest(folder)["steps"] == 2
 
 
-def test_a_state_without_a_manifest_does_not_count(folder):
+def test_a_state_without_a_manifest_does_not_count_and_that_is_said(folder):
     (folder / "checkpoint-00003-0000000.json").unlink()
-    assert checkpoint.load_latest(folder)["steps"] == 2
+    with pytest.warns(UserWarning, match=r"checkpoint-00003-0000000\.pt: .*its manifest is missing"):
+        assert checkpoint.load_latest(folder)["steps"] == 2
 
 
 def test_when_all_are_damaged_there_is_none(folder):

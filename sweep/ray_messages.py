@@ -1,0 +1,37 @@
+"""What Ray says of a worker that ended without a result, read by the texts of Ray 2.60. Knows no Ray."""
+
+import re
+
+from sweep.yaml_file import one_line
+from workers.contract import TrialStatus
+
+_ENDS = (
+    (TrialStatus.PREEMPTED, ("its node has died", "node was terminated"), "the node that it ran on is gone"),
+    (TrialStatus.CRASHED, ("actor died", "actor is dead"), "the worker process died (killed, or out of memory)"),
+)
+SHORT_OF_MEMORY = "Ray ended processes of its host, which was short of memory"
+_HELD = re.compile(r"\bpid=(\d+), actual memory used=([\d.]+)GB")
+
+
+def first_line(error: BaseException) -> str:
+    """Where Ray's own messages say the most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def what_happened(text: str) -> tuple[TrialStatus, str]:
+    """Why a worker ended without a result."""
+    for status, marks, reason in _ENDS:
+        if any(mark in text for mark in marks):
+            return status, reason
+    return TrialStatus.CRASHED, one_line(text.strip().splitlines()[-1]) if text.strip() else "Ray does not say why"
+
+
+def about_memory(text: str) -> bool:
+    """Whether Ray's memory monitor killed processes."""
+    return "running low on memory" in text
+
+
+def greediest(text: str) -> int | None:
+    """The process that held the most, of those that the memory monitor looked at: it kills the newest, and several."""
+    held = [(float(gigabytes), int(pid)) for pid, gigabytes in _HELD.findall(text)]
+    return max(held)[1] if held else None
