@@ -49,3 +49,4 @@ class EpochReports:
                 if not self._dropped.is_set():
                     self._report(dict(epoch.__dict__))
             self._waiting.task_done()
+        self._waiting.task_done()

@@ -95,7 +95,8 @@ def exportable(folder: SweepFolder, trial_id: str, run_plugins: bool) -> Exporta
 
 def trained_again(folder: SweepFolder, trial_id: str) -> str:
     """How to have a finished trial's weights once more."""
-    return f"move {folder.row(trial_id)} and {folder.work(trial_id)} away, and `sweep run` with the YAML that plans it trains it again"
+    row, work = folder.row(trial_id), folder.work(trial_id)
+    return f"move {row} and {work} away, and `sweep run` with the YAML that plans it trains it again"
 
 
 def _kept(folder: SweepFolder) -> bool:

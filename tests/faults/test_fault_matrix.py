@@ -13,8 +13,13 @@ ALSO = [
 ]
 
 
+LOCKS = ("lock", "running: lease.json")  # what they hold is for a live process
+
+
 def chosen():
-    files = [(state, file) for state, names in FILES.items() for file in names]
+    files = [
+        (state, file) for state, names in FILES.items() for file in names if file not in LOCKS and "work:" not in file
+    ]
     turns = [Case(*place, IN_TURN[index % len(IN_TURN)], 7) for index, place in enumerate(files)]
     return [*turns, *ALSO]
 

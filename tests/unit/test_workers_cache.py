@@ -192,8 +192,7 @@ def test_an_image_whose_bits_turned_is_not_trained_on_and_its_part_is_made_again
     pixels.write_bytes(data)
     images = opened(folder, tmp_path)
     with pytest.raises(DamagedCacheError, match=r"00005\.bin: .* is not as it was written"):
-        for index in range(72):
-            images.load(index)
+        [images.load(index) for index in range(72)]
     assert DamagedCacheError.status is TrialStatus.CRASHED  # which is run again
     assert [image.tobytes() for image in map(opened(folder, tmp_path).load, range(72))] == whole
 
