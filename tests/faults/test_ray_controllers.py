@@ -1,5 +1,6 @@
 """A sweep on Ray whose controller is told to stop, sleeps while another takes over, or loses its cluster."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -53,17 +54,34 @@ def in_place_of(first, place):
     return any(in_use(work) and seen(work, "pid") not in {0, *first.all()} for work in works(place))
 
 
-@pytest.mark.parametrize("options", [(), ("--executor", "local")])
-def test_a_second_signal_ends_it_at_once(paced, started, options):
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(paced, started):
     place = paced.place()
-    run = started(Run(place, *options))
+    run = started(Run(place))
     run.training(0.3)
     run.send(signal.SIGINT)
+    until(lambda: json.loads((place.sweep / "owner.json").read_text())["stopping"], "the first signal's effect")
     run.send(signal.SIGINT)
-    assert run.ended()[0] == INTERRUPTED
+    code, said = run.ended()
+    assert code == INTERRUPTED
+    assert "goes on from there" not in said  # it had no time to
     run.all_gone()
     assert started(Run(place)).ended()[0] == 0
     assert paced.truth.broken(place) == []
+
+
+def test_nothing_trained_is_lost_without_ray_either(paced, started):
+    place = paced.place()
+    run = started(Run(place, "--executor", "local"))
+    stopped = run.training(1.3)
+    run.send(signal.SIGINT)
+    assert run.ended()[0] == INTERRUPTED
+    assert run.all() == {}
+    assert within_an_epoch(stopped)
+    assert started(Run(place, "--executor", "local", pace_s=0.0)).ended()[0] == 0
+    assert paced.truth.broken(place) == []
+    row = place.rows().set_index("trial_id").loc[stopped.name]
+    assert (row["attempts"], row["epochs_repeated"]) == (2, 0)
 
 
 @pytest.mark.slow
