@@ -7,6 +7,7 @@ from workers.contract import TrialStatus
 
 _ENDS = (
     (TrialStatus.PREEMPTED, ("its node has died", "node was terminated"), "the node that it ran on is gone"),
+    (TrialStatus.PREEMPTED, ("is temporarily unavailable",), "Ray lost touch with the worker"),  # and knows no more yet
     (TrialStatus.CRASHED, ("actor died", "actor is dead"), "the worker process died (killed, or out of memory)"),
 )
 SHORT_OF_MEMORY = "Ray ended processes of its host, which was short of memory"

@@ -4,10 +4,13 @@ Ray reads them when it is imported, and its processes inherit them, so `close_cl
 """
 
 import atexit
+import fcntl
 import os
 import secrets
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # of the processes that share a trial; else the host's name
 _TOKEN_BYTES = 32
+_PREFIX = "sweep-ray-"
+_YOUNG_S = 86_400.0  # one that is not locked may be about to be
 
 
 _chosen = False  # which cluster is meant
@@ -66,13 +71,30 @@ def _private_folder() -> Path:
 
     Ray makes its own folder, which it opens to everybody, inside.
     """
-    # Ray's sockets lie in it, whose names have room for 107 characters: not in a deep TMPDIR.
-    folder = Path(tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108
+    _remove_left_behind()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base()))
     descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(_TOKEN_BYTES))
+    os.write(descriptor, secrets.token_hex(_TOKEN_BYTES).encode())
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # left open: the lock ends with this process, however it ends
     atexit.register(_remove, folder, os.getpid())
     return folder
+
+
+def _base() -> Path:
+    """Ray's sockets lie below it, whose names have room for 107 characters: not in a deep TMPDIR."""
+    short = Path("/tmp")  # noqa: S108
+    return short if short.is_dir() else Path(tempfile.gettempdir())
+
+
+def _remove_left_behind() -> None:
+    """Folders of processes that were killed."""
+    for folder in _base().glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or in use
+            if time.time() - folder.stat().st_mtime < _YOUNG_S:
+                continue
+            with (folder / "token").open() as token:
+                fcntl.flock(token, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -15,10 +15,14 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+import pytest
 from faultcheck import Truth
 from faultlib import HERE, SWEEP, Place, empty_database
 
 from workers.work_folder import in_use
+
+# Clusters of several nodes and long waits: `make faults-long`.
+LONG = pytest.mark.skipif(os.environ.get("SWEEP_FAULTS") != "long", reason="only in `make faults-long`")
 
 PLUGIN = '''"""A small network on the digits that takes its time in training, and whatever trouble a test asks for."""
 
@@ -76,6 +80,7 @@ recipe: {{name: small, batch_size: 32, bn_batch: 32}}
 axes: {{width: [1, 2, 3, 4], resolution: [16], epochs: [4]}}
 resources: {{cpu: 1, loader_workers: 0}}
 """
+PACE_S = 0.06  # of a training step: a trial takes 6 s
 MARK = "SWEEP_STRUCK_RUN"  # in the environment of a run, and of every process that it starts
 PATIENCE_S = 300.0  # for something that has to come
 # They train nothing and hold nothing; for a minute they try to tell the cluster that is gone that it is gone (Ray 2.60,
@@ -141,7 +146,7 @@ class Marked:
 class Run(Marked):
     """A `sweep run`."""
 
-    def __init__(self, place, *options, pace_s=0.06, **environment):
+    def __init__(self, place, *options, pace_s=PACE_S, **environment):
         trouble = trouble_of(place)
         settings = {"MLFLOW_TRACKING_URI": place.database, "SWEEP_PACE_S": str(pace_s), "SWEEP_TROUBLE": str(trouble)}
         super().__init__(["sweep", "run", "space.yaml", *options], place.folder, **settings, **environment)
@@ -220,6 +225,7 @@ class Cluster:
     def start(self, *options, **environment):
         """Another node."""
         settings = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+        settings["SWEEP_PACE_S"] = str(PACE_S)  # workers have their node's environment, not the controller's
         common = ["--block", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"]
         command = ["ray.scripts.scripts", "start", *common, *options]
         node = Marked(command, self._folder, **settings, **environment)

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from ray_runs import Run, seen, until, works
+from ray_runs import LONG, Run, seen, until, works
 
 from sweep.errors import ResourcesError
 from workers.work_folder import in_use
@@ -19,6 +19,7 @@ def within_an_epoch(work):
     return [path for path in work.glob("checkpoint-*.pt") if not path.stem.endswith("-0000000")]
 
 
+@pytest.mark.slow
 def test_nothing_trained_is_lost_when_it_is_told_to_stop_and_a_stale_one_writes_nothing(paced, started):
     place = paced.place()
     run = started(Run(place))
@@ -54,6 +55,7 @@ def in_place_of(first, place):
     return any(in_use(work) and seen(work, "pid") not in {0, *first.all()} for work in works(place))
 
 
+@LONG
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(paced, started):
     place = paced.place()
@@ -70,6 +72,8 @@ def test_a_second_signal_ends_it_at_once(paced, started):
     assert paced.truth.broken(place) == []
 
 
+@LONG
+@pytest.mark.slow
 def test_nothing_trained_is_lost_without_ray_either(paced, started):
     place = paced.place()
     run = started(Run(place, "--executor", "local"))
@@ -84,6 +88,7 @@ def test_nothing_trained_is_lost_without_ray_either(paced, started):
     assert (row["attempts"], row["epochs_repeated"]) == (2, 0)
 
 
+@LONG
 @pytest.mark.slow
 def test_it_stops_while_shapes_are_measured_and_while_ray_starts(paced, started):
     place = paced.place()
@@ -98,6 +103,7 @@ def test_it_stops_while_shapes_are_measured_and_while_ray_starts(paced, started)
     assert paced.truth.broken(place) == []
 
 
+@LONG
 @pytest.mark.slow
 def test_workers_of_one_that_sleeps_stop_with_a_checkpoint_and_go_on_when_it_wakes(paced, started):
     place = paced.place()
@@ -114,6 +120,7 @@ def test_workers_of_one_that_sleeps_stop_with_a_checkpoint_and_go_on_when_it_wak
     assert place.rows().set_index("trial_id")["epochs_repeated"][work.name] == 0
 
 
+@LONG
 @pytest.mark.slow
 def test_one_whose_cluster_dies_ends_with_one_line(paced, started):
     place = paced.place()

@@ -20,6 +20,7 @@ Worker unexpectedly exits with a connection error code 2. End of file. Some comm
 killed by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the \
 worker crashed unexpectedly.
 """
+UNAVAILABLE = "The actor ad6402e0 is unavailable: The actor is temporarily unavailable: IOError: RpcError"
 RAISED = """Failure # 1 (occurred at 2026-11-21_14-56-52)
 ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
   File "executor.py", line 1, in _train
@@ -46,6 +47,7 @@ Top 10 memory users: PID\tMEM(GB)\tCOMMAND
     [
         (DIED + NODE, "preempted", "the node that it ran on is gone"),
         (DIED + KILLED, "crashed", "the worker process died (killed, or out of memory)"),
+        (UNAVAILABLE, "preempted", "Ray lost touch with the worker"),
         (RAISED, "crashed", "PermissionError: [Errno 13] Permission denied: 'lock'"),
         ("", "crashed", "Ray does not say why"),
     ],

@@ -3,7 +3,8 @@
 import signal
 from pathlib import Path
 
-from ray_runs import Cluster, Run, seen, until, works
+import pytest
+from ray_runs import LONG, Cluster, Run, seen, until, works
 
 from sweep.failures import RETRIES
 from workers.contract import TrialStatus
@@ -12,6 +13,8 @@ from workers.work_folder import in_use
 LOSSES = RETRIES[TrialStatus.CRASHED] + 1  # more than any trial may crash
 
 
+@LONG
+@pytest.mark.slow
 def test_trials_whose_nodes_die_go_on_elsewhere_as_often_as_it_takes(paced, started, tmp_path):
     place = paced.place()
     cluster = started(Cluster(tmp_path))
@@ -36,6 +39,8 @@ def test_trials_whose_nodes_die_go_on_elsewhere_as_often_as_it_takes(paced, star
     assert paced.truth.broken(place) == []
 
 
+@LONG
+@pytest.mark.slow
 def test_workers_on_somebody_elses_cluster_end_with_their_controller(paced, started, tmp_path):
     place = paced.place()
     cluster = started(Cluster(tmp_path))

@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from ray_runs import Run, seen, trouble_of
 
 from sweep.failures import RETRIES
@@ -12,6 +13,7 @@ from workers.contract import TrialStatus
 ROOM = 4 * 2**30  # bytes that may be taken before Ray's memory monitor strikes; the model that swells takes more
 
 
+@pytest.mark.slow
 def test_each_failure_is_one_trials_alone(paced, started):
     place = paced.place()
     raises, swells = trouble_of(place) / "raise-2", trouble_of(place) / "swell-3"
