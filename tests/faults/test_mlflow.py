@@ -91,7 +91,7 @@ class Sweep:
         row = {**cell_columns(self.name, config), **result_columns(result)}
         row = {name: value for name, value in row.items() if value is not None}
         commit(self.folder, row, history)
-        tracker.trial_ended(row, history)
+        tracker.trial_ended(config.trial_id)
 
     def missing(self):
         return self.ledger.missing(read_states(self.folder))
