@@ -26,6 +26,7 @@ from sweep.rows import (
 )
 from sweep.tracking import Tracker
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
+from workers.files import DISK_FAULTS
 from workers.tether import reached
 from workers.work_folder import read_result, remove_unfinished
 
@@ -97,6 +98,7 @@ class Controller:
         self._commit_exclusions(plan)
         self.send_untracked()
         waiting = self._take_over_results(plan.to_run)
+        self._take_over_results([trial.config for trial in plan.with_status(PlanStatus.FAILED)])
         if waiting:
             self._measure_shapes(waiting)
             ordered = longest_first(waiting, cost.count, self._step_ms)
@@ -141,14 +143,14 @@ class Controller:
 
     def ended(self, job: Job, result: TrialResult) -> None:
         """See `Listener`."""
-        self._owner.check()
+        result = without_secrets(job.config, result)
         if result.status is not TrialStatus.OK:
             interrupt.check()  # whoever was told to stop has not failed
             if self._failures.repeats(result, reached(job.work)):
                 self._queue.put_back(job.config)
                 self._progress.again(job.config, result)
                 return
-        result = without_secrets(job.config, accept(self._folder, job.config, result))
+        result = accept(self._folder, job.config, result)
         self._failures.count(result, job.probe)
         self._queue.probe(self._failures.suspicious)
         self._unwritten[job.config.trial_id] = job.config, result
@@ -168,12 +170,15 @@ class Controller:
                 self._commit(config, result)
             except OSError as error:
                 self._storage_error = StorageError.of(error, self._folder.path)
-                self._progress.note(f"{self._storage_error}; its result waits in {self._folder.work(trial_id)}")
-                return
+                self._progress.note(f"{trial_id} has no row yet: {self._storage_error}")
+                if error.errno in DISK_FAULTS:
+                    return
+                continue
             del self._unwritten[trial_id]
 
     def _commit(self, config: TrialConfig, result: TrialResult) -> None:
         """Row first, tracker second."""
+        self._owner.check()
         costs = cost_columns(config, cost.count(config), self._measurement(config))
         row = {**cell_columns(self._folder.name, config), **costs, **result_columns(result)}
         commit(self._folder, row, result.history)
@@ -186,8 +191,6 @@ class Controller:
 
     def _take_over_results(self, trials: list[TrialConfig]) -> list[TrialConfig]:
         """Commit good results whose controller died before it could; the trials that are left."""
-        from workers import checkpoint  # needs torch
-
         found, left = [], []
         for config in trials:
             work = self._folder.work(config.trial_id)
@@ -199,8 +202,7 @@ class Controller:
                 left.append(config)
         self._measure_shapes([config for config, _ in found])  # whose measurements were lost
         for config, result in found:
-            self._commit(config, accept(self._folder, config, result))
-            checkpoint.clear(self._folder.work(config.trial_id))
+            self._commit(config, without_secrets(config, accept(self._folder, config, result)))
             self._progress.note(f"took over the finished result of {config.trial_id}")
         return left
 
@@ -214,11 +216,11 @@ class Controller:
             interrupt.check()
             self._progress.measuring(config, index, len(jobs))
             if measured := self._measure(config):
-                rounds.setdefault(cost.shape_id(config), []).append(measured)
-        for config in missing:
-            if measurements := rounds.get(cost.shape_id(config)):
-                cost.write_measurement(self._folder.shape(cost.shape_id(config)), config, measurements)
-                self._measured.pop(cost.shape_id(config))
+                shape = cost.shape_id(config)
+                rounds.setdefault(shape, []).append(measured)
+                # At once: hours of measuring are not to be lost with the controller.
+                cost.write_measurement(self._folder.shape(shape), config, rounds[shape])
+                self._measured.pop(shape, None)
 
     def _measure(self, config: TrialConfig) -> "Measurement | None":
         """One round of one shape; a shape that does not fit must not stop the others."""

@@ -1,6 +1,5 @@
 """The trials that wait for a worker, and the right to train that each is handed out with."""
 
-import errno
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from workers.contract import TrialConfig
+from workers.files import DISK_FAULTS
 from workers.tether import Lease, grant
-
-_NOTHING_CAN_BE_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class JobQueue:
         try:
             grant(job.work, job.lease.token)
         except OSError as error:
-            if error.errno in _NOTHING_CAN_BE_WRITTEN:
+            if error.errno in DISK_FAULTS:
                 self.problem = error
                 return None
             # Something is wrong with this trial's folder alone, as its worker will say.

@@ -5,7 +5,6 @@ every two seconds, tells workers when to stop, and carries the token without whi
 that slept while somebody removed its lock finds another token there.
 """
 
-import errno
 import fcntl
 import os
 import platform
@@ -18,10 +17,9 @@ from typing import Any, TextIO
 
 from sweep.errors import RefusedError, StorageError
 from sweep.layout import SweepFolder
-from workers.files import read_sealed, write_passing
+from workers.files import DISK_FAULTS, read_sealed, write_passing
 
 HEARTBEAT_S = 2.0
-_OF_THE_DISK = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
 class Owner:
@@ -113,7 +111,7 @@ def owned(folder: SweepFolder) -> Iterator[Owner]:
         with _held(folder) as owner:
             yield owner
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        if error.errno not in DISK_FAULTS:
             raise
         raise StorageError.of(error, folder.path) from error
 

@@ -223,6 +223,9 @@ def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     work = Path(parameters["work"])
+    earlier = read_result(work)
+    if earlier and earlier.status is TrialStatus.OK:  # of processes that outlived an earlier start
+        return
     (work / RESULT).unlink(missing_ok=True)  # what lies there from now on is of this start
     storage = work / "ray"  # where every process can write; nothing in it is read again
     trainer = TorchTrainer(
@@ -348,7 +351,7 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
         job, error_file = self.running[trial.config["trial_id"]], Path(trial.error_file)
         text = error_file.read_text() if error_file.exists() else ""
         if about_memory(text):  # what is said of a trial of several processes is about its own
-            guilty = job.config.execution.ranks > 1 or greediest(text) == process_of(job.work)
+            guilty = job.config.execution.ranks > 1 or greediest(text) == (process_of(job.work) or -1)
             self._end(job.config.trial_id, *self._short_of_memory(job, guilty))
         else:
             self._end(job.config.trial_id, *what_happened(text))
@@ -358,7 +361,7 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
         text = str(error)
         for job in list(self.running.values()):
             if about_memory(text):
-                ending = self._short_of_memory(job, greediest(text) == process_of(job.work))
+                ending = self._short_of_memory(job, greediest(text) == (process_of(job.work) or -1))
             else:
                 ending = TrialStatus.PREEMPTED, f"Ray ended the run: {first_line(error)}"
             self._end(job.config.trial_id, *ending)

@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -30,8 +31,11 @@ _chosen = False  # which cluster is meant
 
 
 def before_import() -> dict[str, str]:
-    """The environment for a cluster of our own, unless it was said before that another one is meant."""
-    return {} if _chosen else _environment()
+    """The environment for a cluster of our own, unless it was said before that another one is meant.
+
+    Nothing where Ray is there already: in its workers, which have their controller's settings.
+    """
+    return {} if _chosen or "ray" in sys.modules else _environment()
 
 
 def close_cluster(address: str | None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The commands that plan, train and record: read, call, print. They take the same steps, down to the controller."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,14 @@ from rich.console import Console
 import sweep
 from sweep import display
 from sweep.commands import find, say, write_report
-from sweep.errors import DamagedTableError, DataUnavailableError, SpaceError, StoppedEarlyError, TableError
+from sweep.errors import (
+    DamagedTableError,
+    DataUnavailableError,
+    RefusedError,
+    SpaceError,
+    StoppedEarlyError,
+    TableError,
+)
 from sweep.layout import SweepFolder
 from workers.contract import TrialConfig, TrialStatus
 from workers.files import write_bytes
@@ -49,7 +57,7 @@ def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> N
     with suppress(DataUnavailableError):  # planning needs no data
         paths = data_paths(spec, space)
     made = _plan(spec, paths, folder, ())
-    value = plan_json(made, cost.count, lambda config: _step_ms(folder, config))
+    value = plan_json(made, cost.count, _step_ms(folder))
     display.show(value, output_format, display.plan_table, rows=value["trials"])
     if dump:
         for trial in made.trials:
@@ -84,10 +92,10 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
     folder = SweepFolder(results / spec.sweep)
     with owned(folder) as owner:
         folder.keep_space(dump_space(spec, sweep.__version__))
+        refresh_index(folder)  # before all rows are read: it makes reading them quick
         planned = {config.trial_id for config in trials_of(spec)}
         made = _plan(spec, paths, folder, retry, _set_aside(folder, planned))
         keep_planned(folder, [trial.config for trial in made.trials])
-        refresh_index(folder)
         lost = mend_curves(folder, say)
         for work in results_without_rows(folder, planned):
             say(f"{work}: finished, has no row and is not planned now: the YAML of that time writes the row again")
@@ -142,11 +150,16 @@ def _plan(
     return make_plan(spec, trials, read_states(folder, damaged), cost.count, retry)
 
 
-def _step_ms(folder: SweepFolder, config: TrialConfig) -> float | None:
+def _step_ms(folder: SweepFolder) -> "Callable[[TrialConfig], float | None]":
+    """Gives a trial's measured step; each shape's file is read once."""
     from sweep import cost
 
-    measured = cost.read_measurement(folder.shape(cost.shape_id(config)))
-    return None if measured is None else float(measured["train_step_ms"])
+    @cache
+    def of_shape(shape_id: str) -> float | None:
+        measured = cost.read_measurement(folder.shape(shape_id))
+        return None if measured is None else float(measured["train_step_ms"])
+
+    return lambda config: of_shape(cost.shape_id(config))
 
 
 def _statuses(text: str) -> tuple[TrialStatus, ...]:
@@ -164,6 +177,7 @@ def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
     from sweep.ledger import Ledger
     from sweep.plan import EXCLUDED, PlanStatus, RowState
     from sweep.rows import read_states
+    from workers.work_folder import read_result
 
     states = read_states(folder)
     excluded = {t.config.trial_id: RowState(EXCLUDED, t.reason) for t in made.with_status(PlanStatus.EXCLUDED)}
@@ -171,7 +185,11 @@ def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
     if any(state.status == TrialStatus.OK for state in states.values()) and not folder.reported.is_file():
         return False
     ledger = Ledger(folder)
-    return not made.to_run and not news and not ledger.is_open() and not ledger.missing(states)
+    if made.to_run or news or ledger.is_open() or ledger.missing(states):
+        return False
+    # A failure that was run again, and whose controller died before it could write the new row.
+    results = (read_result(folder.work(trial.config.trial_id)) for trial in made.with_status(PlanStatus.FAILED))
+    return not any(result and result.status is TrialStatus.OK for result in results)
 
 
 def _reconcile(spec: "SweepSpec", made: "Plan", folder: SweepFolder, owner: "Owner", options: RunOptions) -> None:
@@ -179,16 +197,29 @@ def _reconcile(spec: "SweepSpec", made: "Plan", folder: SweepFolder, owner: "Own
     from sweep.progress import make_progress
 
     tracker = _tracker(folder)
-    finished = False
+    finished = taken_over = False
     try:
         with _executor(spec, options) as executor, make_progress(Console(stderr=True)) as progress:
             Controller(folder, owner, executor, tracker, progress).run(made)
-        with suppress(TableError):  # nothing succeeded: no front, no rules
-            tracker.sweep_ended(write_report(folder.path, None))
+        _report(folder, tracker)
         finished = True
+    except RefusedError:
+        taken_over = True  # whoever has the sweep now tells MLflow of it
+        raise
     finally:
-        for problem in sorted(set(tracker.close(finished))):
+        for problem in [] if taken_over else sorted(set(tracker.close(finished))):
             say(f"MLflow: {problem}; the results are safe in {folder.path}/, `sweep sync` records them later")
+
+
+def _report(folder: SweepFolder, tracker: "MlflowTracker") -> None:
+    """Write the report, where there is anything to report."""
+    from sweep.rows import read_states
+
+    try:
+        tracker.sweep_ended(write_report(folder.path, None))
+    except TableError as error:
+        if any(state.status == TrialStatus.OK for state in read_states(folder).values()):
+            say(f"{folder.name}: no report: {error}")
 
 
 def _tracker(folder: SweepFolder) -> "MlflowTracker":
@@ -231,7 +262,7 @@ def _how_to_retry(made: "Plan") -> str:
 def _exit_code(made: "Plan") -> int:
     from sweep.plan import PlanStatus
 
-    return 1 if made.with_status(PlanStatus.FAILED) else 0
+    return 1 if made.with_status(PlanStatus.FAILED) or made.to_run else 0
 
 
 def sync(name: str | None, results: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from workers import checkpoint
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 from workers.environment import versions
-from workers.files import read_sealed, seal, write_bytes, write_json
+from workers.files import DISK_FAULTS, read_sealed, seal, write_bytes, write_json
 from workers.ranks import Ranks
 from workers.tether import ALIVE, Lease, StoppedError, Tether, is_current, last_seen
 from workers.watchdog import Watchdog
@@ -137,27 +137,36 @@ class Attempt:
         Raises:
             RankError: the trial has failed and other processes share it, which have to be ended.
         """
+        result = self._result(outcome)
+        shared = Ranks.met()
+        try:
+            if result.status is TrialStatus.OK and self.leads:
+                self._write(result)
+                checkpoint.clear(self.work)
+            elif result.status not in (TrialStatus.OK, TrialStatus.PREEMPTED) and not (
+                shared and self._explained(result)
+            ):
+                self._write(result)
+        except OSError as error:  # it has to be trained to its end once more, from its last checkpoint
+            if error.errno not in DISK_FAULTS:
+                raise
+            result = self._result(stopped(f"its result could not be written: {error}"))
+        if shared and result.status is not TrialStatus.OK:
+            raise RankError(f"{result.status}: {result.error}")
+        return result
+
+    def _result(self, outcome: dict[str, Any]) -> TrialResult:
         if not is_current(self.work, self.lease):
             outcome = stopped("another attempt took its place")
         if not self.leads:
             self._read_record()
-        result = TrialResult(
+        return TrialResult(
             self.config.trial_id, attempts=self.number, started_at=self.started_at,
             finished_at=max(_now(), self.started_at),  # the clock may have been set back
             host=platform.node(), versions=versions(), history=tuple(self.history), notes=tuple(self.notes),
             token=self.lease.token if self.lease else None, epochs_repeated=self.epochs_repeated,
             lost_device_hours=self.config.execution.ranks * self.lost_s / 3600, **outcome,
         )  # fmt: skip
-        shared = Ranks.met()
-        if result.status is TrialStatus.OK:
-            if self.leads:
-                self._write(result)
-                checkpoint.clear(self.work)
-        elif result.status is not TrialStatus.PREEMPTED and not (shared and self._explained(result)):
-            self._write(result)
-        if shared and result.status is not TrialStatus.OK:
-            raise RankError(f"{result.status}: {result.error}")
-        return result
 
     def _explained(self, result: TrialResult) -> bool:
         """Whether another of the trial's processes said why it failed: the first one; the others only lost it."""

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, whatever dies while they are written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# The disk is at fault and not the file: it is full, read-only or broken, for now.
+DISK_FAULTS = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
 @contextmanager

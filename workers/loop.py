@@ -53,6 +53,7 @@ class Loop:
         self._losses: list[torch.Tensor] = []  # of the present epoch's steps
         self._seconds = 0.0  # spent on them in earlier attempts
         self._began = self._saved_at = time.monotonic()
+        self._saved: Mark | None = None  # by this attempt
 
     def run(self) -> None:
         """Train.
@@ -69,7 +70,7 @@ class Loop:
                 self._save()
                 self._report(self.history[-1])
         except StoppedError:
-            if self._losses:
+            if self._losses and self._mark() != self._saved:  # its place is not to be empty, were this one cut short
                 self._save_within(len(self.history) + 1)
             raise
 
@@ -144,6 +145,9 @@ class Loop:
         """Epochs, with the part of the present one that is done."""
         return len(self.history) + len(self._losses) / self.trainer.loader.steps_per_epoch
 
+    def _mark(self) -> Mark:
+        return Mark(len(self.history), len(self._losses))
+
     def _save_within(self, epoch: int) -> None:
         """Write a checkpoint of an epoch that is under way."""
         self._mean_loss(epoch)  # a state with NaN in it would be of no use
@@ -164,8 +168,9 @@ class Loop:
         }
         quota = self.trainer.config.execution.checkpoint_quota_bytes
         try:
-            checkpoint.save(self._work, Mark(len(self.history), len(self._losses)), state, quota)
+            checkpoint.save(self._work, self._mark(), state, quota)
         except OSError as error:  # a full disk costs safety, not the trial
             self._attempt.note(f"a checkpoint could not be written ({error.strerror or error}); training went on")
         else:
+            self._saved = self._mark()
             self._attempt.saved(self._done())

@@ -32,6 +32,7 @@ from workers.data import load_splits
 from workers.device import Device, out_of_memory
 from workers.export import save_weights
 from workers.families import check_cell, check_precision, check_recipe, find_family
+from workers.files import DISK_FAULTS
 from workers.learner import MicroBatchError
 from workers.loop import Loop, Report
 from workers.ranks import Ranks
@@ -97,6 +98,8 @@ def _train_or_explain(attempt: Attempt, report: Report) -> dict[str, Any]:
     except TrialError as error:
         status, message = error.status, str(error)
     except Exception as error:  # a row must come of every failure
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            return stopped(_one_line(error))
         status, message = TrialStatus.OOM if out_of_memory(error) else TrialStatus.CRASHED, _one_line(error)
     return {"status": status, "error": message}
 

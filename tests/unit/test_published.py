@@ -15,7 +15,9 @@ def test_committed_table_is_what_its_source_gives(study, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "source.csv").write_bytes((ROOT / name / "source.csv").read_bytes())
     main(tmp_path)
-    pd.testing.assert_frame_equal(read_table(tmp_path / study / "trials"), read_table(ROOT / study / "trials"))
+    pd.testing.assert_frame_equal(
+        read_table(tmp_path / study / "trials"), read_table(ROOT / study / "trials"), check_like=True
+    )
 
 
 @pytest.mark.parametrize("study", STUDIES)
