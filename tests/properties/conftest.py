@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def alone():
-    """A tracker that was closed in the middle goes on for a while, and MLflow's default file is in the working folder."""
+    """A tracker that was closed in the middle goes on for a while, and MLflow writes into the working folder."""
     for thread in threading.enumerate():
         if thread.name == "mlflow":
             thread.join(60)
