@@ -47,7 +47,9 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], metadata: M
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in state_dict.items()
     }
-    write_bytes(path, safetensors.torch.save(tensors, {"format": "pt", **(metadata or {}), _DIGEST: _digest(tensors)}))
+    # safetensors writes several entries in any order: with one alone the same weights are the same bytes.
+    described = {"format": "pt", **metadata} if metadata else {}
+    write_bytes(path, safetensors.torch.save(tensors, {**described, _DIGEST: _digest(tensors)}))
 
 
 def export_model(config: TrialConfig, weights: Path, row: Mapping[str, Any], out: Path) -> None:
