@@ -11,6 +11,7 @@ import torch
 from digits_trials import digits_trial
 from safetensors.torch import load_file
 
+from workers.attempt import Attempt
 from workers.contract import Execution, TrialStatus
 from workers.data import load_splits
 from workers.device import Device
@@ -91,7 +92,7 @@ def test_interrupted_after_any_step_and_resumed_it_ends_the_same_bit_for_bit(fin
     trainer = Interrupted(config, load_splits(config.data), Device("xla", "float32", None))
     trainer.left = after
     with pytest.raises(KeyboardInterrupt):
-        Loop(trainer, tmp_path, lambda _: None, [], pytest.fail).run()
+        Loop(trainer, Attempt(config, tmp_path, leads=True), lambda _: None).run()
     epochs, steps = divmod(after - 1, trainer.loader.steps_per_epoch)
     assert (tmp_path / f"checkpoint-{epochs:05d}-{steps + 1:07d}.json").exists()
     resumed = run_trial(config_of(), tmp_path)
