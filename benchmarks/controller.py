@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    slots = options.slots
+    slots, few, slow = options.slots, options.trials, options.slow
     base = Path(tempfile.mkdtemp(prefix="sweep-load-"))
     per_trial: dict[str, list[float]] = {}
 
@@ -220,19 +220,10 @@ def main() -> None:
         with Unmeasured(cpus=1, gpus=0, max_concurrent=slots, trial=nothing) as executor:
             executor.start()
             for number in range(options.rounds):
-                note(
-                    f"sweep, {options.trials}",
-                    ours(options.trials, slots, executor, base / str(number)),
-                    options.trials,
-                )
-                seconds = tune_defaults(lambda: tune_run(options.trials, slots, reuse=True))
-                note(f"Tune, reuse_actors, {options.trials}", seconds, options.trials)
-                note(
-                    f"Tune, defaults, {options.slow}",
-                    tune_defaults(lambda: tune_run(options.slow, slots, False)),
-                    options.slow,
-                )
-                note(f"Optuna grid, {options.trials}", optuna_run(options.trials, slots), options.trials)
+                note(f"sweep, {few}", ours(few, slots, executor, base / str(number)), few)
+                note(f"Tune, reuse_actors, {few}", tune_defaults(lambda: tune_run(few, slots, reuse=True)), few)
+                note(f"Tune, defaults, {slow}", tune_defaults(lambda: tune_run(slow, slots, reuse=False)), slow)
+                note(f"Optuna grid, {few}", optuna_run(few, slots), few)
             if options.many:
                 with Watch(base / "many") as watch:
                     note(f"sweep, {options.many}", ours(options.many, slots, executor, base / "many"), options.many)
@@ -242,28 +233,23 @@ def main() -> None:
         print(f"controller's memory at its most: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
         if options.many:
             print(f"`sweep status` meanwhile, s: {spread(watch.seconds)}")
-            space_file = base / "load.yaml"
-            space_file.write_text(dump_space(space(options.many), "benchmark"))
-            times = []
-            for _ in range(3):
-                started = time.perf_counter()
-                command = [
-                    sys.executable,
-                    "-m",
-                    "sweep",
-                    "plan",
-                    str(space_file),
-                    "--results",
-                    str(base / "many"),
-                    "--format",
-                    "csv",
-                ]
-                subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-                times.append(time.perf_counter() - started)
-            print(f"`sweep plan` with all {options.many} finished, s: {spread(times)}")
-            print(f"to decide that nothing is left, s: {decides(base / 'many'):.2f}")
+            finished(base, options.many)
     finally:
         shutil.rmtree(base)
+
+
+def finished(base: Path, trials: int) -> None:
+    """How long commands take that have nothing left to do."""
+    space_file = base / "load.yaml"
+    space_file.write_text(dump_space(space(trials), "benchmark"))
+    command = [sys.executable, "-m", "sweep", "plan", str(space_file), "--results", str(base / "many")]
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([*command, "--format", "csv"], stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - started)
+    print(f"`sweep plan` with all {trials} finished, s: {spread(times)}")
+    print(f"to decide that nothing is left, s: {decides(base / 'many'):.2f}")
 
 
 if __name__ == "__main__":

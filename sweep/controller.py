@@ -104,7 +104,8 @@ class Controller:
             ordered = longest_first(waiting, cost.count, self._step_ms)
             self._progress.running(ordered, self._work_of(ordered))
             interrupt.check()
-            self._queue = JobQueue(ordered, self._folder.work, self._owner.path, self._owner.stop_workers)
+            owner = self._owner
+            self._queue = JobQueue(ordered, self._folder.work, owner.path, owner.stop_workers, owner.check)
             self._executor.run(self._queue, self)
             self._write_what_waits()
         if self._unwritten and self._storage_error:

@@ -14,8 +14,7 @@ from sweep.index import read_rows
 from sweep.layout import SweepFolder
 from workers.contract import DataConfig, TrialConfig, TrialResult, TrialStatus
 from workers.files import read_sealed, seal, write_json
-
-RESULT = "result.json"  # as workers.trial leaves it in the work folder
+from workers.work_folder import RESULT
 
 
 def expected(folder: SweepFolder, name: str, version: str) -> str | None:

@@ -10,8 +10,8 @@ from sweep.kept_space import not_as_written
 from sweep.layout import SweepFolder, sweeps_in
 from sweep.rows import read_row, read_states
 from workers.contract import TrialConfig, TrialStatus
+from workers.work_folder import WEIGHTS
 
-WEIGHTS = "weights.safetensors"  # as workers.trial leaves them in the work folder
 _MOST_NAMED = 5
 
 

@@ -40,6 +40,7 @@ class JobQueue:
         work: a trial id's work folder.
         owner: file by which workers see that their controller lives.
         stop_workers: tells them to end.
+        check: raises where this controller may hand out nothing any more.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class JobQueue:
         work: Callable[[str], Path],
         owner: str,
         stop_workers: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._waiting = deque(trials)
-        self._work, self._owner, self._stop_workers = work, owner, stop_workers
+        self._work, self._owner, self._stop_workers, self._check = work, owner, stop_workers, check
         self._probing = False
         self.problem: OSError | None = None
 
@@ -62,6 +64,7 @@ class JobQueue:
         """See `Jobs`; none either while nothing can be written, of which `problem` tells."""
         if not self._waiting:
             return None
+        self._check()  # another controller's worker would have to give way to this lease
         config = self._waiting[-1 if self._probing else 0]
         job = Job(config, self._work(config.trial_id).absolute(), Lease(uuid.uuid4().hex, self._owner), self._probing)
         self.problem = None

@@ -177,7 +177,9 @@ def results_without_rows(folder: SweepFolder, planned: Collection[str]) -> list[
     """Work folders of finished trials whose rows are gone and that nothing but an earlier space plans."""
     if not folder.path.joinpath("work").is_dir():
         return []
-    works = sorted(path for path in folder.path.joinpath("work").iterdir() if path.name not in planned)
+    works = sorted(
+        path for path in folder.path.joinpath("work").iterdir() if path.name not in planned and path.name[0] != "."
+    )
     found = [work for work in works if work.is_dir() and not folder.row(work.name).exists()]
     return [work for work in found if (result := read_result(work)) and result.status is TrialStatus.OK]
 

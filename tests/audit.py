@@ -24,7 +24,7 @@ def main() -> int:
     found = below_floors(PINS.read_text(), FLOORS.read_text())
     advisories = next(filter(None, (ask(service) for service in ("pypi", "osv"))), None)
     if advisories is None:
-        say("no source of advisories can be reached (pypi.org, osv.dev): only the floors were checked")
+        say("no source of advisories can be reached: only the floors were checked")
     found += vulnerable(advisories) if advisories else []
     for line in found:
         say(line)

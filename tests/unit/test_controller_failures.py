@@ -202,15 +202,16 @@ def test_where_no_right_to_train_can_be_written_the_sweep_ends_with_what_the_dis
     assert sorted(run(folder)[0].ran) == sorted(ids())
 
 
-def test_a_controller_that_lost_the_sweep_writes_no_more_rows(folder):
+def test_a_controller_that_lost_the_sweep_writes_no_more_rows_and_hands_out_no_more_trials(folder):
     class Robbed(Executor):
         def run(self, jobs, listener):
+            job = jobs.take()
             folder.lock.unlink()
             with owned(folder):
-                super().run(jobs, listener)
+                with pytest.raises(RefusedError):
+                    listener.ended(job, result_of(job.config))
+                jobs.take()
 
-    executor = Robbed()
     with pytest.raises(RefusedError, match="took this sweep over; this one stops and writes nothing"):
-        run(folder, executor=executor)
-    assert len(executor.ran) == 1
+        run(folder, executor=Robbed())
     assert rows(folder) == {}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweep.errors import RefusedError
 from sweep.jobs import JobQueue
 from sweep.space import SweepSpec
 from sweep.trials import trials_of
@@ -140,3 +141,15 @@ def test_every_trial_waits_is_out_or_was_put_back_and_none_twice(tmp_path_factor
             probing = step == "probe"
             queue.probe(probing)
         assert len(queue) == len(waiting)
+
+
+def test_a_controller_that_was_taken_over_hands_out_nothing_and_no_worker_loses_its_lease(work):
+    def taken_over():
+        raise RefusedError("another one took it")
+
+    first = JobQueue(TRIALS, work, "owner.json").take()
+    late = JobQueue(TRIALS, work, "owner.json", check=taken_over)
+    with pytest.raises(RefusedError):
+        late.take()
+    assert len(late) == 5
+    assert is_current(first.work, first.lease)
