@@ -11,12 +11,14 @@ from sweep import display
 from sweep.errors import RefusedError, TableError
 from sweep.layout import SweepFolder, find_table, rows_of
 from sweep.naming import label
-from sweep.status import status_of
-from sweep.table import read_records, read_table
+from sweep.parts import read_part
+from sweep.status import COLUMNS, status_of
+from sweep.table import read_columns, read_table
 from workers.files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ def say(text: str) -> None:
 def status(name: str | None, results: Path, output_format: str) -> None:
     """`sweep status`."""
     path = find(name, results)
-    states = read_table(rows_of(path)) if rows_of(path).exists() else None
-    value = status_of(path, states, _planned(path))
+    rows = read_columns(rows_of(path), COLUMNS).to_pylist() if rows_of(path).exists() else []
+    planned = _planned_cells(path)
+    value = status_of(path, rows, None if planned is None else planned.to_pylist())
     display.show(value, output_format, display.status_table, rows=value["budgets"])
 
 
@@ -158,13 +161,19 @@ def _current_rows(path: Path) -> "pd.DataFrame":
 
 
 def _planned(path: Path) -> "pd.DataFrame | None":
+    """The cells of a sweep's space as a frame; see `_planned_cells`."""
+    cells = _planned_cells(path)
+    return None if cells is None else cells.to_pandas()
+
+
+def _planned_cells(path: Path) -> "pa.Table | None":
     """The cells of a sweep's space; None for a table from elsewhere, or where only a plug-in could tell."""
     folder = SweepFolder(path)
     if folder.planned.is_file():
-        return read_records(folder.planned)
+        return read_part(folder.planned)
     if not folder.space.is_file():
         return None
-    import pandas as pd
+    import pyarrow as pa
 
     from sweep.rows import planned_columns
     from sweep.space import load_space, read_space
@@ -173,7 +182,7 @@ def _planned(path: Path) -> "pd.DataFrame | None":
     if read_space(folder.space).plugins:
         say(f"{folder.planned}: missing, and only a plug-in could tell what is planned; `sweep run` writes it again")
         return None
-    return pd.DataFrame([planned_columns(config) for config in trials_of(load_space(folder.space))])
+    return pa.Table.from_pylist([planned_columns(config) for config in trials_of(load_space(folder.space))])
 
 
 def write_report(path: Path, cost: str | None) -> Path:

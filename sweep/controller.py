@@ -3,6 +3,7 @@
 A result without a row is taken over at the next start; a row that the tracker has not got is sent to it again.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sweep import cost, interrupt
@@ -12,16 +13,16 @@ from sweep.executor import Executor
 from sweep.failures import ALIKE, Failures
 from sweep.jobs import Job, JobQueue
 from sweep.layout import SweepFolder
-from sweep.ledger import Ledger, recordable
+from sweep.ledger import Ledger
 from sweep.masking import without_secrets
 from sweep.ownership import Owner
-from sweep.plan import EXCLUDED, Plan, PlanStatus, RowState, longest_first
+from sweep.plan import Plan, PlanStatus, longest_first
 from sweep.rows import (
     cell_columns,
     commit,
     cost_columns,
     excluded_row,
-    read_states,
+    refresh_index,
     result_columns,
 )
 from sweep.tracking import Tracker
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 # Every shape is measured again after all the others, and the faster round counts: what else the machine does comes
 # and goes, and only ever slows a shape down.
 ROUNDS = 2
+# Rows from one writing of their index to the next: `sweep status` reads those that it lacks one by one, a millisecond
+# each.
+INDEX_EVERY = 250
 
 
 class Progress(Protocol):
@@ -86,6 +90,7 @@ class Controller:
         self._unwritten: dict[str, tuple[TrialConfig, TrialResult]] = {}  # results whose rows could not be written
         self._storage_error: StorageError | None = None
         self._stopped_early = ""
+        self._commits = 0
 
     def run(self, plan: Plan) -> None:
         """Bring the table up to the plan.
@@ -95,8 +100,10 @@ class Controller:
             StorageError: a row could not be written; the result waits in the trial's work folder.
             StoppedEarlyError: trial after trial failed in the same way, so the rest was not begun.
         """
+        self._owner.check()
         self._commit_exclusions(plan)
-        self.send_untracked()
+        for trial_id in Ledger(self._folder).missing(plan.rows):
+            self._tracker.trial_ended(trial_id)
         waiting = self._take_over_results(plan.to_run)
         self._take_over_results([trial.config for trial in plan.with_status(PlanStatus.FAILED)])
         if waiting:
@@ -116,19 +123,9 @@ class Controller:
             raise StoppedEarlyError(self._stopped_early)
 
     def _commit_exclusions(self, plan: Plan) -> None:
-        states = read_states(self._folder)
-        for trial in plan.with_status(PlanStatus.EXCLUDED):
-            if states.get(trial.config.trial_id) != RowState(EXCLUDED, trial.reason):
-                row = excluded_row(plan.sweep, trial.config, cost.count(trial.config), trial.reason or "")
-                commit(self._folder, row, ())
-
-    def send_untracked(self, everything: bool = False) -> int:
-        """Send the rows that the tracker has not got (or all); how many were sent."""
-        states = read_states(self._folder)
-        ids = recordable(states) if everything else Ledger(self._folder).missing(states)
-        for trial_id in ids:
-            self._tracker.trial_ended(trial_id)
-        return len(ids)
+        for trial in plan.exclusions_without_row:
+            row = excluded_row(plan.sweep, trial.config, cost.count(trial.config), trial.reason or "")
+            commit(self._folder, row, ())
 
     def started(self, job: Job) -> None:
         """See `Listener`."""
@@ -185,6 +182,9 @@ class Controller:
         commit(self._folder, row, result.history)
         self._folder.tracked(config.trial_id).unlink(missing_ok=True)  # an earlier failure's record is out of date
         self._tracker.trial_ended(config.trial_id)
+        self._commits += 1
+        if self._commits % INDEX_EVERY == 0:
+            refresh_index(self._folder)
         if result.status is TrialStatus.OK:  # the worker may have died between its result and this
             from workers.checkpoint import clear
 
@@ -195,7 +195,8 @@ class Controller:
         found, left = [], []
         for config in trials:
             work = self._folder.work(config.trial_id)
-            remove_unfinished(work)
+            with suppress(OSError):
+                remove_unfinished(work)
             result = read_result(work)
             if result and result.trial_id == config.trial_id and result.status is TrialStatus.OK:
                 found.append((config, result))
@@ -203,8 +204,11 @@ class Controller:
                 left.append(config)
         self._measure_shapes([config for config, _ in found])  # whose measurements were lost
         for config, result in found:
-            self._commit(config, without_secrets(config, accept(self._folder, config, result)))
-            self._progress.note(f"took over the finished result of {config.trial_id}")
+            self._unwritten[config.trial_id] = config, without_secrets(config, accept(self._folder, config, result))
+        self._write_what_waits()
+        for config, _ in found:
+            if config.trial_id not in self._unwritten:
+                self._progress.note(f"took over the finished result of {config.trial_id}")
         return left
 
     def _measure_shapes(self, trials: list[TrialConfig]) -> None:

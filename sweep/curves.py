@@ -43,7 +43,7 @@ def mark_curves(folder: SweepFolder, lost: Collection[str]) -> None:
     whole = {name: stamp for name, stamp in sorted(_stamps(folder).items()) if name not in lost}
     if whole != _seen(folder):
         with suppress(OSError):  # then they are read once more
-            write_json(folder.curves, seal(whole))
+            write_json(folder.whole_curves, seal(whole))
 
 
 def _is_whole(folder: SweepFolder, trial_id: str, epochs: int, say: Callable[[str], None]) -> bool:
@@ -66,12 +66,11 @@ def _is_whole(folder: SweepFolder, trial_id: str, epochs: int, say: Callable[[st
 
 
 def _stamps(folder: SweepFolder) -> dict[str, str]:
-    curves = folder.curves.with_name("epochs")
-    return stamps_of(curves) if curves.is_dir() else {}
+    return stamps_of(folder.curves) if folder.curves.is_dir() else {}
 
 
 def _seen(folder: SweepFolder) -> dict[str, str]:
     try:
-        return read_sealed(folder.curves)
+        return read_sealed(folder.whole_curves)
     except (OSError, ValueError):
         return {}

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sweep.errors import DamagedTableError
-from sweep.parts import read_part
+from sweep.errors import DamagedTableError, TableError
+from sweep.parts import read_part, reason_of
 from workers.files import write_bytes
 
 INDEX = "index.bin"  # beside the folder of parts: a hash, then Parquet
 OUTDATED = 64  # parts that may be missing in it before it is written anew
+_TOGETHER = 500  # tables of one row that are held at a time: each takes a hundred times its values' memory
 _FILE, _STAMP = "_file", "_stamp"
 _HASH_BYTES = hashlib.sha256().digest_size
 
@@ -35,30 +36,37 @@ def read_rows(parts: Path, columns: list[str] | None = None, damaged: Damaged = 
 
     Args:
         parts: folder of parts, one row each.
-        columns: those that are wanted; None: all.
+        columns: those that are wanted, null where a part lacks them; None: all that any part has.
         damaged: called for a part that cannot be read, which is then left out; by default it raises.
 
     Raises:
         DamagedTableError: a part is damaged.
-        pa.ArrowException: the parts do not fit together.
+        TableError: the parts do not fit together.
     """
     stamps = stamps_of(parts)
     known, missing = _known(parts, stamps, columns)
-    fresh = _read(parts, missing, stamps, columns, damaged)
-    table = pa.concat_tables([known, *fresh], promote_options="permissive") if fresh else known
+    table = _joined(parts, [known, *_read(parts, missing, stamps, columns, damaged)])
+    for name in columns or ():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table)))
     order = pc.sort_indices(table, [(_FILE, "ascending")])
     return table.take(order).drop_columns([_FILE, _STAMP])
 
 
 def refresh(parts: Path, tolerated: int = OUTDATED) -> None:
-    """Write the index anew where more than so many parts are not in it."""
+    """Write the index anew where more than so many parts are not in it.
+
+    Raises:
+        TableError: the parts do not fit together.
+        OSError: it cannot be written.
+    """
     stamps = stamps_of(parts)
     known, missing = _known(parts, stamps, None)
     if len(missing) <= tolerated:
         return
     fresh = _read(parts, missing, stamps, None, lambda part, error: None)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables([known, *fresh], promote_options="permissive"), sink)
+    pq.write_table(_joined(parts, [known, *fresh]), sink)
     data: bytes = sink.getvalue().to_pybytes()
     write_bytes(parts.with_name(INDEX), hashlib.sha256(data).digest() + data)
 
@@ -83,6 +91,13 @@ def _known(parts: Path, stamps: Stamps, columns: list[str] | None) -> tuple[pa.T
     good = [stamps.get(name) == stamp for name, stamp in zip(names, seen, strict=True)]
     missing = stamps.keys() - {name for name, fits in zip(names, good, strict=True) if fits}
     return (table if all(good) else table.filter(pa.array(good))), sorted(missing)
+
+
+def _joined(parts: Path, tables: list[pa.Table]) -> pa.Table:
+    try:
+        return pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
+    except pa.ArrowException as error:
+        raise TableError(f"{parts}: its parts do not fit together ({reason_of(error)})") from error
 
 
 def _load(index: Path, columns: list[str] | None) -> pa.Table | None:
@@ -112,4 +127,6 @@ def _read(parts: Path, names: list[str], stamps: Stamps, columns: list[str] | No
         for column, value in ((_FILE, name), (_STAMP, stamps[name])):
             table = table.append_column(column, pa.array([value] * len(table), pa.string()))
         tables.append(table)
+        if len(tables) == _TOGETHER:
+            tables = [_joined(parts, tables).combine_chunks()]
     return tables

@@ -82,18 +82,33 @@ class SweepFolder:
         """The trial's row; it is there if and only if the trial ended."""
         return self._inside("trials", f"{trial_id}.parquet")
 
+    @property
+    def curves(self) -> Path:
+        """Learning curves, one part per trial."""
+        return self._inside("epochs")
+
     def epochs(self, trial_id: str) -> Path:
         """The trial's learning curve."""
         return self._inside("epochs", f"{trial_id}.parquet")
+
+    @property
+    def whole_curves(self) -> Path:
+        """Which learning curves were found to be whole."""
+        return self._inside("curves.json")
+
+    @property
+    def works(self) -> Path:
+        """The trials' own folders."""
+        return self._inside("work")
 
     def work(self, trial_id: str) -> Path:
         """The trial's own folder: checkpoints, then result.json."""
         return without_links(self._inside("work", trial_id))
 
     @property
-    def curves(self) -> Path:
-        """Which learning curves were found to be whole."""
-        return self._inside("curves.json")
+    def tracking(self) -> Path:
+        """What MLflow has: one mark per trial."""
+        return self._inside("tracking")
 
     def shape(self, shape_id: str) -> Path:
         """A shape's measurement."""

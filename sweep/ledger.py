@@ -42,7 +42,7 @@ class Ledger:
     @property
     def _open(self) -> Path:
         """There while MLflow may show runs of this sweep as running; not the name of a trial's mark."""
-        return self._folder.path / "tracking" / "open"
+        return self._folder.tracking / "open"
 
     def missing(self, states: Mapping[str, RowState]) -> list[str]:
         """Ids of the rows that the MLflow of today's address has not got."""
@@ -65,7 +65,7 @@ class Ledger:
 
     def strangers(self, address: str, parent: str) -> list[str]:
         """Trials that were recorded at this address under another parent run: MLflow's database was deleted since."""
-        ids = [path.stem for path in (self._folder.path / "tracking").glob("*.json")]
+        ids = [path.stem for path in self._folder.tracking.glob("*.json")]
         marks = {trial_id: mark for trial_id in ids if (mark := self.mark_of(trial_id)) and self.has_row(trial_id)}
         return [i for i, mark in marks.items() if mark.tracking_uri == address and mark.parent != parent]
 

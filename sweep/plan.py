@@ -47,10 +47,11 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every trial of a space in the file's order."""
+    """Every trial of a space in the file's order, and every row that the table had, by trial id."""
 
     sweep: str
     trials: tuple[PlannedTrial, ...]
+    rows: Mapping[str, RowState]
 
     def with_status(self, status: PlanStatus) -> list[PlannedTrial]:
         """The trials of one status, in the file's order."""
@@ -60,6 +61,12 @@ class Plan:
     def to_run(self) -> list[TrialConfig]:
         """The trials that are to be run, in the file's order."""
         return [trial.config for trial in self.with_status(PlanStatus.PLANNED)]
+
+    @property
+    def exclusions_without_row(self) -> list[PlannedTrial]:
+        """The excluded trials of which the table does not say so yet, or for another reason."""
+        excluded = self.with_status(PlanStatus.EXCLUDED)
+        return [trial for trial in excluded if self.rows.get(trial.config.trial_id) != RowState(EXCLUDED, trial.reason)]
 
 
 def make_plan(
@@ -78,7 +85,8 @@ def make_plan(
         costs: counts a trial's costs; asked only where the space has limits and the trial is not finished.
         retry: failures of these kinds are planned again.
     """
-    return Plan(spec.sweep, tuple(_sort(spec, trial, rows.get(trial.trial_id), costs, retry) for trial in trials))
+    sorted_trials = tuple(_sort(spec, trial, rows.get(trial.trial_id), costs, retry) for trial in trials)
+    return Plan(spec.sweep, sorted_trials, rows)
 
 
 def _sort(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.cost import train_flops
-from sweep.errors import DamagedTableError
+from sweep.errors import DamagedTableError, TableError
 from sweep.index import Damaged, read_rows, refresh
 from sweep.layout import SweepFolder
 from sweep.naming import MODEL_COLUMN
@@ -158,7 +158,7 @@ def read_states(folder: SweepFolder, damaged: Damaged | None = None) -> dict[str
 
 def refresh_index(folder: SweepFolder) -> None:
     """Bring the index of the rows up to date; where it cannot be written, reading is slower and that is all."""
-    with suppress(OSError):
+    with suppress(OSError, TableError):
         if folder.trials.is_dir():
             refresh(folder.trials)
 
@@ -175,11 +175,9 @@ def read_row(path: Path) -> dict[str, Any]:
 
 def results_without_rows(folder: SweepFolder, planned: Collection[str]) -> list[Path]:
     """Work folders of finished trials whose rows are gone and that nothing but an earlier space plans."""
-    if not folder.path.joinpath("work").is_dir():
+    if not folder.works.is_dir():
         return []
-    works = sorted(
-        path for path in folder.path.joinpath("work").iterdir() if path.name not in planned and path.name[0] != "."
-    )
+    works = sorted(path for path in folder.works.iterdir() if path.name not in planned and path.name[0] != ".")
     found = [work for work in works if work.is_dir() and not folder.row(work.name).exists()]
     return [work for work in found if (result := read_result(work)) and result.status is TrialStatus.OK]
 
@@ -189,7 +187,7 @@ def read_identities(folder: SweepFolder) -> dict[str, str]:
     if not folder.trials.is_dir():
         return {}
     rows = read_rows(folder.trials, ["trial_id", "identity"]).to_pylist()
-    return {str(row["trial_id"]): row["identity"] for row in rows if row.get("identity")}
+    return {str(row["trial_id"]): row["identity"] for row in rows if row["identity"]}
 
 
 def set_aside(folder: SweepFolder, part: Path, error: DamagedTableError) -> None:

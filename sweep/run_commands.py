@@ -1,6 +1,6 @@
 """The commands that plan, train and record: read, call, print. They take the same steps, down to the controller."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,11 +25,10 @@ from workers.contract import TrialConfig, TrialStatus
 from workers.files import write_bytes
 
 if TYPE_CHECKING:
-    from sweep.data_paths import DataPaths
     from sweep.executor import Executor
     from sweep.index import Damaged
     from sweep.ownership import Owner
-    from sweep.plan import Plan
+    from sweep.plan import Plan, RowState
     from sweep.space import SweepSpec
     from sweep.tracking import MlflowTracker
 
@@ -50,13 +49,14 @@ def plan(space: Path, dump: Path | None, results: Path, output_format: str) -> N
     from sweep.data_paths import data_paths
     from sweep.plan import plan_json
     from sweep.space import load_space
+    from sweep.trials import trials_of
 
     spec = load_space(space)
     folder = SweepFolder(results / spec.sweep)
     paths = None
     with suppress(DataUnavailableError):  # planning needs no data
         paths = data_paths(spec, space)
-    made = _plan(spec, paths, folder, ())
+    made = _plan(spec, trials_of(spec, paths), folder)
     value = plan_json(made, cost.count, _step_ms(folder))
     display.show(value, output_format, display.plan_table, rows=value["trials"])
     if dump:
@@ -88,14 +88,14 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
 
     spec = load_space(space)
     retry = _statuses(options.retry)
-    paths = data_paths(spec, space)
+    trials = trials_of(spec, data_paths(spec, space))
+    planned = {config.trial_id for config in trials}
     folder = SweepFolder(results / spec.sweep)
     with owned(folder) as owner:
         folder.keep_space(dump_space(spec, sweep.__version__))
         refresh_index(folder)  # before all rows are read: it makes reading them quick
-        planned = {config.trial_id for config in trials_of(spec)}
-        made = _plan(spec, paths, folder, retry, _set_aside(folder, planned))
-        keep_planned(folder, [trial.config for trial in made.trials])
+        made = _plan(spec, trials, folder, retry, _set_aside(folder, planned))
+        keep_planned(folder, trials)
         lost = mend_curves(folder, say)
         for work in results_without_rows(folder, planned):
             say(f"{work}: finished, has no row and is not planned now: the YAML of that time writes the row again")
@@ -105,16 +105,16 @@ def run(space: Path, results: Path, options: RunOptions) -> int:
         try:
             _reconcile(spec, made, folder, owner, options)
         except KeyboardInterrupt:
-            done = _counts(_plan(spec, paths, folder, ()))
+            done = _counts(_plan(spec, trials, folder))
             say(f"{spec.sweep}: interrupted, {done}; the same command goes on from there")
             return 130
         except StoppedEarlyError as error:
-            say(f"{spec.sweep}: stopped early: {error}; {_counts(_plan(spec, paths, folder, ()))} in {folder.path}/")
+            say(f"{spec.sweep}: stopped early: {error}; {_counts(_plan(spec, trials, folder))} in {folder.path}/")
             return error.exit_code
         finally:
             refresh_index(folder)
             mark_curves(folder, lost)
-        made = _plan(spec, paths, folder, ())
+        made = _plan(spec, trials, folder)
         hint = _how_to_retry(made) or "; see `sweep pareto` and `sweep rules`"
         say(f"{spec.sweep}: {_counts(made)} in {folder.path}/{hint}")
         return _exit_code(made)
@@ -135,19 +135,17 @@ def _set_aside(folder: SweepFolder, planned: Collection[str]) -> "Damaged":
 
 def _plan(
     spec: "SweepSpec",
-    paths: "DataPaths | None",
+    trials: Sequence[TrialConfig],
     folder: SweepFolder,
-    retry: tuple[TrialStatus, ...],
+    retry: tuple[TrialStatus, ...] = (),
     damaged: "Damaged | None" = None,
 ) -> "Plan":
     from sweep import cost
     from sweep.data_identity import expecting
     from sweep.plan import make_plan
     from sweep.rows import read_states
-    from sweep.trials import trials_of
 
-    trials = expecting(folder, trials_of(spec, paths))
-    return make_plan(spec, trials, read_states(folder, damaged), cost.count, retry)
+    return make_plan(spec, expecting(folder, trials), read_states(folder, damaged), cost.count, retry)
 
 
 def _step_ms(folder: SweepFolder) -> "Callable[[TrialConfig], float | None]":
@@ -175,17 +173,13 @@ def _statuses(text: str) -> tuple[TrialStatus, ...]:
 def _nothing_left(made: "Plan", folder: SweepFolder) -> bool:
     """Whether every trial has its row, the tracker has every row, and the report is whole."""
     from sweep.ledger import Ledger
-    from sweep.plan import EXCLUDED, PlanStatus, RowState
-    from sweep.rows import read_states
+    from sweep.plan import PlanStatus
     from workers.work_folder import read_result
 
-    states = read_states(folder)
-    excluded = {t.config.trial_id: RowState(EXCLUDED, t.reason) for t in made.with_status(PlanStatus.EXCLUDED)}
-    news = [trial_id for trial_id, state in excluded.items() if states.get(trial_id) != state]
-    if any(state.status == TrialStatus.OK for state in states.values()) and not folder.reported.is_file():
+    if _any_good(made.rows) and not folder.reported.is_file():
         return False
     ledger = Ledger(folder)
-    if made.to_run or news or ledger.is_open() or ledger.missing(states):
+    if made.to_run or made.exclusions_without_row or ledger.is_open() or ledger.missing(made.rows):
         return False
     # A failure that was run again, and whose controller died before it could write the new row.
     results = (read_result(folder.work(trial.config.trial_id)) for trial in made.with_status(PlanStatus.FAILED))
@@ -218,8 +212,12 @@ def _report(folder: SweepFolder, tracker: "MlflowTracker") -> None:
     try:
         tracker.sweep_ended(write_report(folder.path, None))
     except TableError as error:
-        if any(state.status == TrialStatus.OK for state in read_states(folder).values()):
+        if _any_good(read_states(folder)):
             say(f"{folder.name}: no report: {error}")
+
+
+def _any_good(rows: "Mapping[str, RowState]") -> bool:
+    return any(row.status == TrialStatus.OK for row in rows.values())
 
 
 def _tracker(folder: SweepFolder) -> "MlflowTracker":
@@ -267,21 +265,21 @@ def _exit_code(made: "Plan") -> int:
 
 def sync(name: str | None, results: Path) -> None:
     """`sweep sync`."""
-    from sweep.controller import Controller
-    from sweep.local_executor import LocalExecutor
+    from sweep.ledger import recordable
     from sweep.ownership import owned
-    from sweep.progress import PlainProgress
+    from sweep.rows import read_states
 
     folder = SweepFolder(find(name, results))
     if not folder.space.is_file():
         raise TableError(f"{folder.path}: only a sweep that `sweep run` made can be recorded in MLflow")
-    with owned(folder) as owner:
+    with owned(folder):
         tracker = _tracker(folder)
-        controller = Controller(folder, owner, LocalExecutor(), tracker, PlainProgress(Console(stderr=True)))
-        sent = controller.send_untracked(everything=True)
+        sent = recordable(read_states(folder))
+        for trial_id in sent:
+            tracker.trial_ended(trial_id)
         if folder.report.is_dir():
             tracker.sweep_ended(folder.report)
         problems = tracker.close(finished=True, patient=True)
     if problems:
         raise TableError(f"MLflow: {problems[0]} ({len(problems)} problems)")
-    say(f"{folder.name}: {sent} trials recorded in MLflow")
+    say(f"{folder.name}: {len(sent)} trials recorded in MLflow")

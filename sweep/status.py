@@ -1,17 +1,26 @@
 """How far a sweep is, by its table and its plan."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Value = dict[str, Any]
 
 
-def status_of(path: Any, table: Any, planned: Any) -> Value:
-    """How far a sweep is, JSON-ready: {"sweep","path","planned","ok","budgets":[...],"failures":[...]}."""
-    records = [] if table is None else table[["trial_id", "epochs", "status", "error"]].to_dict("records")
+COLUMNS = ["trial_id", "epochs", "status", "error"]  # of the table, that it is told by
+
+
+def status_of(path: Path, records: Sequence[Value], planned: Sequence[Value] | None) -> Value:
+    """How far a sweep is, JSON-ready: {"sweep","path","planned","ok","budgets":[...],"failures":[...]}.
+
+    Args:
+        path: the sweep's folder, or a table that is one file.
+        records: the rows with `COLUMNS`.
+        planned: the planned trials with `trial_id` and `epochs`; None where only the rows tell of any.
+    """
     rows = [_stated(row, str(index)) for index, row in enumerate(records)]
     states = {row["trial_id"]: row for row in rows}
-    cells = rows if planned is None else planned[["trial_id", "epochs"]].to_dict("records")
+    cells = rows if planned is None else planned
     ids = [(str(cell["trial_id"]), cell["epochs"]) for cell in cells]
     numbers = sorted({epochs for _, epochs in ids}, key=lambda epochs: epochs or 0)
     budgets = [_budget_status(budget, ids, states) for budget in numbers]

@@ -7,15 +7,17 @@ A file from elsewhere with only some of the columns is a valid table: the missin
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
 import pyarrow as pa
 
 from sweep.errors import DamagedTableError, TableError
 from sweep.index import read_rows
 from sweep.parts import read_part, reason_of, write_part
 from sweep.untrusted import checked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def column_reference() -> str:
 
 def schema_of(row: Mapping[str, Any]) -> pa.Schema:
     """Arrow schema of a row: the declared columns, then its own `recipe_...`, `model_...` and others by value."""
-    fields = [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in COLUMNS]
+    fields = [pa.field(c.name, c.type) for c in COLUMNS]
     extra = {name: value for name, value in row.items() if name not in _TYPES}
     return pa.schema(fields + [pa.field(name, _type_of(value)) for name, value in sorted(extra.items())])
 
@@ -141,16 +143,7 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     write_part(path, pa.Table.from_pylist([dict(record) for record in records]))
 
 
-def read_records(path: Path) -> pd.DataFrame:
-    """Read what `write_records` wrote.
-
-    Raises:
-        DamagedTableError: it is damaged; the message names the file.
-    """
-    return cast(pd.DataFrame, read_part(path).to_pandas())
-
-
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> "pd.DataFrame":
     """Read a Parquet file or every `*.parquet` part of a folder as one frame with all declared columns.
 
     Whoever wrote it is not trusted: see `sweep.untrusted`.
@@ -158,19 +151,29 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         TableError: nothing is there, a part is not Parquet, or holds what no table of results can; names the place.
     """
+    try:
+        return cast("pd.DataFrame", read_columns(path).to_pandas())
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: holds values that cannot be read ({reason_of(error)})") from error
+
+
+def read_columns(path: Path, names: list[str] | None = None) -> pa.Table:
+    """Some declared columns of a table, checked like the whole, without the second that pandas takes to be loaded.
+
+    Args:
+        path: a Parquet file, or a folder of parts.
+        names: of the columns; None: all that are declared, and the table's own.
+
+    Raises:
+        TableError: as of `read_table`.
+    """
     if not path.exists() or (path.is_dir() and not any(path.glob("*.parquet"))):
         raise TableError(f"{path}: no results here yet; `sweep run SPACE` makes them")
-    try:
-        table = _with_declared_types(path, read_rows(path) if path.is_dir() else _read_file(path))
-    except pa.ArrowException as error:
-        raise TableError(f"{path}: its parts do not fit together ({reason_of(error)})") from error
+    table = _with_declared_types(path, read_rows(path, names) if path.is_dir() else _read_file(path))
     for column in COLUMNS:
         if column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(len(table), column.type))
-    try:
-        return cast(pd.DataFrame, checked(path, table).to_pandas())
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: holds values that cannot be read ({reason_of(error)})") from error
+    return checked(path, table if names is None else table.select(names))
 
 
 def _read_file(path: Path) -> pa.Table:

@@ -66,8 +66,8 @@ def identity(config: TrialConfig) -> dict[str, Any]:
 
 def _spelt_out(recipe: Recipe) -> dict[str, Any]:
     """The recipe's values but those that every recipe has by default, so that a new field changes no id."""
-    defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
-    return {name: value for name, value in dataclasses.asdict(recipe).items() if value != defaults[name]}
+    values = ((field.name, getattr(recipe, field.name), field.default) for field in dataclasses.fields(recipe))
+    return {name: value for name, value, default in values if value != default}
 
 
 def _numbers_as_floats(values: Mapping[str, Any]) -> dict[str, Any]:

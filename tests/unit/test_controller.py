@@ -1,13 +1,12 @@
 """The controller's laws, whatever dies in between, with an executor that trains nothing."""
 
 import pytest
-from controller_fakes import Executor, Killed, Progress, Tracker, ids, result_of, rows, run, space, untracked
+from controller_fakes import Executor, Killed, Tracker, ids, result_of, rows, run, space, untracked
 
 from sweep import cost
-from sweep.controller import ROUNDS, Controller
+from sweep.controller import ROUNDS
 from sweep.errors import ResourcesError
 from sweep.layout import SweepFolder
-from sweep.ownership import owned
 from sweep.trials import trials_of
 from workers.contract import TrialStatus
 from workers.files import write_bytes
@@ -79,14 +78,6 @@ def test_what_the_tracker_could_not_take_it_gets_at_the_next_run_and_not_after_t
     executor, tracker, _ = run(folder)
     assert (executor.ran, tracker.rows) == ([], deaf.rows)
     assert run(folder)[1].rows == {}
-
-
-def test_everything_can_be_sent_again(folder):
-    run(folder, space(exclude=[{"width": 0.25}]))
-    tracker = Tracker(folder)
-    with owned(folder) as owner:
-        assert Controller(folder, owner, Executor(), tracker, Progress()).send_untracked(everything=True) == 2
-    assert len(tracker.rows) == 2
 
 
 def test_a_bad_or_strange_result_without_a_row_is_not_taken_over(folder):

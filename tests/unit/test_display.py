@@ -14,8 +14,9 @@ from sweep.pareto import pareto
 from sweep.plan import RowState, make_plan, plan_json
 from sweep.rules import rules
 from sweep.space import load_space
+from sweep.status import COLUMNS as STATUS_COLUMNS
 from sweep.status import status_of
-from sweep.table import read_table, write_rows
+from sweep.table import read_columns, read_table, write_rows
 from sweep.trials import trials_of
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,10 @@ def drawn(render, value):
 
 def table_of(study):
     return read_table(study / "trials")
+
+
+def rows_of(path):
+    return read_columns(path, STATUS_COLUMNS).to_pylist()
 
 
 def plan_of(path):
@@ -161,7 +166,7 @@ def test_rules_fit_80_columns(study):
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_status_fits_80_columns_but_for_the_path_and_counts_every_row(study):
-    value = status_of(study, table_of(study), None)
+    value = status_of(study, rows_of(study / "trials"), None)
     short = {**value, "path": "results/x"}
     assert f"{len(table_of(study))} of {len(table_of(study))} trials done" in drawn(display.status_table, short)[0]
     assert sum(budget["planned"] for budget in value["budgets"]) == value["ok"] == len(table_of(study))
@@ -173,7 +178,7 @@ ROWS = [
     {"trial_id": "c", "epochs": 3, "status": "excluded", "error": "exclude: width 1"},
     {"trial_id": "gone", "epochs": 3, "status": "ok"},
 ]
-PLANNED = pd.DataFrame({"trial_id": ["a", "b", "c", "d"], "epochs": [1, 3, 3, 3]})
+PLANNED = [{"trial_id": name, "epochs": epochs} for name, epochs in (("a", 1), ("b", 3), ("c", 3), ("d", 3))]
 
 
 @pytest.fixture
@@ -184,7 +189,7 @@ def sweep(tmp_path):
 
 
 def test_status_tells_planned_trials_from_rows_that_are_no_longer_planned(sweep):
-    value = status_of(sweep, read_table(sweep / "trials"), PLANNED)
+    value = status_of(sweep, rows_of(sweep / "trials"), PLANNED)
     assert (value["sweep"], value["planned"], value["ok"], value["no_longer_planned"]) == ("grid.v2", 4, 1, 1)
     assert value["budgets"] == [
         {"budget": 1, "planned": 1, "by_status": {"ok": 1}, "not_run": 0},
@@ -198,16 +203,16 @@ def test_status_tells_planned_trials_from_rows_that_are_no_longer_planned(sweep)
 
 
 def test_status_before_the_first_row_and_after_a_table_without_status(sweep):
-    value = status_of(sweep, None, PLANNED)
+    value = status_of(sweep, [], PLANNED)
     assert (value["ok"], value["planned"], [budget["not_run"] for budget in value["budgets"]]) == (0, 4, [1, 3])
     (sweep / "lone.parquet").parent.mkdir(exist_ok=True)
     pd.DataFrame({"width": [1.0, 2.0], "val_top1": [50.0, 60.0]}).to_parquet(sweep / "lone.parquet")
-    value = status_of(sweep / "lone.parquet", read_table(sweep / "lone.parquet"), None)
+    value = status_of(sweep / "lone.parquet", rows_of(sweep / "lone.parquet"), None)
     assert (value["sweep"], value["planned"], value["ok"], value["failures"]) == ("lone", 2, 2, [])
     assert value["budgets"] == [{"budget": None, "planned": 2, "by_status": {"ok": 2}, "not_run": 0}]
     drawn(display.status_table, {**value, "path": "x"})
 
 
-def test_a_status_is_json_although_pandas_made_it(sweep, capsys):
-    show(status_of(sweep, read_table(sweep / "trials"), PLANNED), "json", None, [])
+def test_a_status_is_json(sweep, capsys):
+    show(status_of(sweep, rows_of(sweep / "trials"), PLANNED), "json", None, [])
     assert json.loads(capsys.readouterr().out)["failures"][0]["error"] == "too large [/bold]"

@@ -5,7 +5,7 @@ import os
 import pyarrow as pa
 import pytest
 
-from sweep.errors import DamagedTableError
+from sweep.errors import DamagedTableError, TableError
 from sweep.index import INDEX, OUTDATED, read_rows, refresh
 from sweep.parts import write_part
 
@@ -95,15 +95,29 @@ def test_a_part_that_was_put_back_as_it_was_is_not_taken_for_an_older_row(parts)
     assert rows(parts) == WHOLE
 
 
-def test_wanted_columns_are_those_that_are_there(parts):
+def test_wanted_columns_are_null_where_no_part_has_them(parts):
     write(parts, "d", "new", val_top1=1.5)
     write(parts, "e", "newer")
     assert read_rows(parts, ["trial_id", "status"]).column_names == ["trial_id", "status"]
-    assert read_rows(parts, ["trial_id", "nothing of the kind"]).column_names == ["trial_id"]
+    table = read_rows(parts, ["trial_id", "nothing of the kind"])
+    assert table.column_names == ["trial_id", "nothing of the kind"]
+    assert set(table.column("nothing of the kind").to_pylist()) == {None}
+
     values = read_rows(parts, ["trial_id", "val_top1"]).to_pydict()
     assert values == {"trial_id": ["a", "b", "c", "d", "e"], "val_top1": [None, None, None, 1.5, None]}
     refresh(parts, tolerated=0)
     assert read_rows(parts, ["trial_id", "val_top1"]).to_pydict() == values
+
+
+def test_parts_whose_columns_do_not_fit_together_are_refused_in_one_line_and_not_indexed(parts):
+    write(parts, "d", "ok", model_x="text")
+    write(parts, "e", "ok", model_x=1.0)
+    with pytest.raises(TableError, match="do not fit together") as caught:
+        read_rows(parts)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TableError, match="do not fit together"):
+        refresh(parts, tolerated=0)
+    assert len(read_rows(parts, ["trial_id"])) == 5
 
 
 def damaged(data):

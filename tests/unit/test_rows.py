@@ -6,6 +6,7 @@ import pytest
 from sweep.errors import DamagedTableError
 from sweep.layout import SweepFolder
 from sweep.naming import model_of
+from sweep.parts import read_part
 from sweep.plan import EXCLUDED, RowState
 from sweep.rows import (
     cell_columns,
@@ -21,7 +22,7 @@ from sweep.rows import (
     set_aside,
 )
 from sweep.space import SweepSpec
-from sweep.table import read_records, read_table
+from sweep.table import read_table
 from sweep.trials import trials_of
 from workers.contract import EpochMetrics, TrialResult, TrialStatus
 from workers.costs import Costs
@@ -83,13 +84,13 @@ def test_planned_trials_read_back_with_their_arguments(folder):
     space = {**SPACE, "family": "efficientnet", "axes": {"variant": ["b0"], "resolution": [16, 32], "epochs": [2]}}
     for trials in ([CONFIG], trials_of(SweepSpec.model_validate(space))):
         keep_planned(folder, trials)
-        rows = read_records(folder.planned).to_dict("records")
+        rows = read_part(folder.planned).to_pylist()
         assert [row["trial_id"] for row in rows] == [trial.trial_id for trial in trials]
         assert [model_of(row) for row in rows] == [trial.model for trial in trials]
         assert [row["depth"] for row in rows] == [trial.depth for trial in trials]
     folder.planned.write_bytes(b"PAR1")
     with pytest.raises(DamagedTableError, match=r"planned.parquet: damaged .*`sweep run` makes it again"):
-        read_records(folder.planned)
+        read_part(folder.planned)
 
 
 def test_every_value_of_the_recipe_is_in_the_row():

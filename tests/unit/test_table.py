@@ -45,7 +45,6 @@ def test_a_row_reads_back_with_every_declared_column_and_its_own(folder):
     assert set(NAMES) <= set(table.columns)
     row = table.set_index("trial_id").loc["one"]
     assert all(row[name] == value for name, value in ROW.items() if name != "trial_id")
-    assert pq.read_schema(folder / "one.parquet").field("train_step_ms").metadata[b"unit"] == b"ms"
 
 
 def test_what_is_missing_is_never_nought(folder):
