@@ -78,8 +78,8 @@ plugins: [plugin.py]
 data: {{name: forty}}
 family: line
 recipe: {{name: small, batch_size: 16, bn_batch: 16}}
-axes: {{width: [1, 2], resolution: [8], epochs: [1, 2]}}
-exclude: [{{width: 2, epochs: 1}}]
+axes: {{width: [1, 2, 4], resolution: [8], epochs: [2]}}
+exclude: [{{width: 4}}]
 resources: {{cpu: 1}}
 """
 _EPOCH_END = re.compile(r"/work/(\w+)/.*\.checkpoint-(\d+)-0000000\.pt\.")

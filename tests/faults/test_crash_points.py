@@ -14,8 +14,6 @@ from faultlib import Fault, Kind
 
 # Killed before an fsync, a process leaves what it leaves when it is killed after it.
 SAME_AS_NEXT = {"fsync"}
-# The short version takes every second one; the writes in the middle of which it is killed lie between them.
-STRIDE = 1 if os.environ.get("SWEEP_FAULTS") == "long" else 2
 
 
 @dataclass(frozen=True)
@@ -62,15 +60,15 @@ def killed_then_run_twice(truth):
 @pytest.mark.slow
 def test_killed_before_any_system_call_a_sweep_ends_with_the_same_table(workshop, reference, truth):
     names = {name for name, _ in reference.runs[0].operations} - SAME_AS_NEXT
-    cases = points(reference, Kind.KILL, names)[::STRIDE]
-    assert len(cases) > 100 // STRIDE
+    cases = points(reference, Kind.KILL, names)
+    assert len(cases) > 100
     failures = workshop.failures(killed_then_run_twice(truth), cases)
     assert not failures, "\n".join(failures)
 
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_any_write_a_sweep_ends_with_the_same_table(workshop, reference, truth):
-    cases = points(reference, Kind.TORN, {"write"})[::STRIDE]
-    assert len(cases) > 30 // STRIDE
+    cases = points(reference, Kind.TORN, {"write"})
+    assert len(cases) > 30
     failures = workshop.failures(killed_then_run_twice(truth), cases)
     assert not failures, "\n".join(failures)
