@@ -14,7 +14,6 @@ from sweep.failures import ALIKE, Failures
 from sweep.jobs import Job, JobQueue
 from sweep.layout import SweepFolder
 from sweep.ledger import Ledger
-from sweep.masking import without_secrets
 from sweep.ownership import Owner
 from sweep.plan import Plan, PlanStatus, longest_first
 from sweep.rows import (
@@ -28,6 +27,7 @@ from sweep.rows import (
 from sweep.tracking import Tracker
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 from workers.files import DISK_FAULTS
+from workers.masking import masked, without_secrets
 from workers.tether import reached
 from workers.work_folder import read_result, remove_unfinished
 
@@ -234,7 +234,7 @@ class Controller:
         except SweepError:  # nothing can be measured or trained here
             raise
         except Exception as error:
-            text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            text = masked(config, (str(error).strip().splitlines() or [type(error).__name__])[-1])
             self._progress.note(f"{config.trial_id}: its shape could not be measured: {text}")
             return None
 

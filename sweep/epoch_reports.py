@@ -1,16 +1,15 @@
 """Epochs on their way from a worker to its controller, which may be busy or asleep: training does not wait for it."""
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Queue
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from workers.background import Background
 from workers.contract import EpochMetrics
 
 
-class EpochReports:
+class EpochReports(Background):
     """Hands on one epoch after the other from a thread of its own; used as a context.
 
     Args:
@@ -18,21 +17,13 @@ class EpochReports:
     """
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__("epochs")
         self._report = report
         self._waiting: Queue[EpochMetrics | None] = Queue()
-        self._dropped = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="epochs", daemon=True)
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Hand on nothing more: the next trial of this process is not to be taken for this one."""
-        self._dropped.set()
+        self._ended.set()
         self._waiting.put(None)
 
     def put(self, epoch: EpochMetrics) -> None:
@@ -46,7 +37,7 @@ class EpochReports:
     def _live(self) -> None:
         while (epoch := self._waiting.get()) is not None:
             with suppress(Exception):  # the result has all epochs once more
-                if not self._dropped.is_set():
+                if not self._ended.is_set():
                     self._report(dict(epoch.__dict__))
             self._waiting.task_done()
         self._waiting.task_done()

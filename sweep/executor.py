@@ -1,12 +1,12 @@
 """The seam between the controller and whatever runs trials; every executor passes the same contract tests."""
 
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from sweep.jobs import Job, Jobs
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
-from workers.work_folder import read_attempts
+from workers.tether import began, last_seen, why_stopped
+from workers.work_folder import HELD, in_use, read_attempts, read_result
 
 if TYPE_CHECKING:
     from workers.profiling import Measurement
@@ -31,9 +31,7 @@ class Executor(Protocol):
     def __enter__(self) -> Self:
         """Nothing is started yet: only work starts processes."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """End everything that was started."""
 
     def measure(self, config: TrialConfig) -> "Measurement":
@@ -51,10 +49,27 @@ class Executor(Protocol):
         """
 
 
+def result_of(job: Job, status: TrialStatus, reason: str) -> TrialResult:
+    """What became of an attempt that is over: its worker's own word, else what others say of it."""
+    result = read_result(job.work)
+    # An earlier attempt's failure says nothing of this one; a trial that ended well did so whoever trained it.
+    if result and (result.status is TrialStatus.OK or result.token == job.lease.token):
+        return result
+    if stopped := why_stopped(job.work, job.lease) or _kept_out(job):
+        return died(job, TrialStatus.PREEMPTED, stopped)
+    return died(job, status, reason)
+
+
+def _kept_out(job: Job) -> str | None:
+    """Whether another process trained in the folder while this attempt lasted."""
+    return HELD if not began(job.work, job.lease) and in_use(job.work) else None
+
+
 def died(job: Job, status: TrialStatus, reason: str) -> TrialResult:
     """The result of a trial whose worker could not write one, from what its folder tells of its attempts."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = read_attempts(job.work)
+    lost_s = record.get("lost_s", 0.0) + last_seen(job.work, record.get("attempts")).unsaved_s
     return TrialResult(
         job.config.trial_id,
         status,
@@ -65,5 +80,5 @@ def died(job: Job, status: TrialStatus, reason: str) -> TrialResult:
         notes=tuple(record.get("notes", ())),
         token=job.lease.token,
         epochs_repeated=record.get("epochs_repeated", 0.0),
-        lost_device_hours=job.config.execution.ranks * record.get("lost_s", 0.0) / 3600,
+        lost_device_hours=job.config.execution.ranks * lost_s / 3600,
     )

@@ -1,6 +1,5 @@
 """Runs trials one after the other in this process: for debugging, tests and machines without Ray."""
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from sweep import interrupt
@@ -20,9 +19,7 @@ class LocalExecutor:
         """Nothing to start."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Nothing to end."""
 
     def measure(self, config: TrialConfig) -> "Measurement":

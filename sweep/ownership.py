@@ -13,19 +13,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from sweep.errors import RefusedError, StorageError
 from sweep.layout import SweepFolder
+from workers.background import Background
 from workers.files import DISK_FAULTS, read_sealed, write_passing
 
 HEARTBEAT_S = 2.0
 
 
-class Owner:
+class Owner(Background):
     """This process as the one that may write into a sweep's folder."""
 
     def __init__(self, folder: SweepFolder) -> None:
+        super().__init__("heartbeat")
         self._folder = folder
         self._state: dict[str, Any] = {
             "host": platform.node(),
@@ -36,8 +38,6 @@ class Owner:
         }
         self._beat = 0
         self._writing = threading.Lock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
     @property
     def path(self) -> str:
@@ -60,15 +60,14 @@ class Owner:
         self._state["stopping"] = True
         self._sign()
 
-    def begin(self) -> None:
+    def __enter__(self) -> Self:
         """Take the sweep and show that this process lives."""
         self._write()
-        self._thread.start()
+        return super().__enter__()
 
-    def end(self) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Show no more life: workers that are left are to end."""
-        self._ended.set()
-        self._thread.join()
+        super().__exit__(*raised)
         if not self._other():
             self.stop_workers()
 
@@ -122,12 +121,8 @@ def _held(folder: SweepFolder) -> Iterator[Owner]:
     with folder.lock.open("a+") as file:
         _lock(folder, file)
         folder.remove_unfinished()
-        owner = Owner(folder)
-        owner.begin()
-        try:
+        with Owner(folder) as owner:
             yield owner
-        finally:
-            owner.end()
 
 
 def _lock(folder: SweepFolder, file: TextIO) -> None:

@@ -146,7 +146,9 @@ class LiveProgress(PlainProgress):
         self._last: list[str] = []
         self._epoch_of: dict[str, EpochMetrics] = {}
         self._headline = "starting"
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._screen, transient=True)
+        self._live = Live(
+            console=console, refresh_per_second=4, get_renderable=self._screen, transient=True, redirect_stdout=False
+        )
 
     def __enter__(self) -> "LiveProgress":
         self._live.start()

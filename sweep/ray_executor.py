@@ -1,4 +1,4 @@
-"""Runs trials as Ray Tune trials. The only module that knows Ray; Ray only executes, our own files are the truth.
+"""Runs trials as Ray Tune trials. Ray only executes: our own files are the truth.
 
 What is built around, measured on Ray 2.60: an exception in a callback or a kill by the memory monitor ends a whole
 Tune run; restoring a Tune experiment is not safe; its own SIGINT handling takes 13 s and marks trials terminated.
@@ -7,17 +7,16 @@ Tune run; restoring a Tune experiment is not safe; its own SIGINT handling takes
 import dataclasses
 import logging
 import os
-import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from sweep.ray_messages import SHORT_OF_MEMORY, about_memory, first_line, greediest, what_happened
+from sweep.ray_messages import SHORT_OF_MEMORY, about_memory, first_line, held_the_most, what_happened
 from sweep.ray_security import before_import, close_cluster
 
 # Read by Ray when it is imported or starts, so they have to be set before.
@@ -34,27 +33,24 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from sweep import interrupt
-from sweep.epoch_reports import EpochReports
 from sweep.errors import ResourcesError
-from sweep.executor import Listener, died
+from sweep.executor import Listener, result_of
 from sweep.jobs import Job, Jobs
+from sweep.ray_worker import trainable
 from sweep.yaml_file import one_line
 from workers.contract import EpochMetrics, TrialConfig, TrialStatus
-from workers.learner import halvings
-from workers.tether import Lease, process_of
+from workers.tether import process_of
 from workers.trial import run_trial
-from workers.work_folder import RESULT, failed_for_good, in_use, read_result
+from workers.work_folder import in_use
 
 # Of every failed trial it prints the traceback, where people are told in one line what became of it.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 STARTS = 3  # Tune runs in a row that end before any trial has started, before it is given up
 LOOK_S = 2.0  # from one look after the cluster to the next
+MEASURE_S = 1800.0  # for one round of one shape, with its way to a free node: it takes seconds, or a few minutes
 STOP_S = 7.0  # for workers to come to the end of a step and to save a checkpoint
-# Times that a trial of several devices is started again after one of its processes died. Where that was for want of
-# memory the micro-batch is halved; so many starts are allowed besides.
-RANK_LOSSES = 3
-# Of the process that only starts and waits for those of such a trial; Ray refuses to place what asks for nothing.
+# Of the process that only starts those of a trial of several devices; Ray refuses to place what asks for nothing.
 STARTER = {"cpu": 0, "memory": 1}
 
 
@@ -83,27 +79,41 @@ class RayExecutor:
     ) -> None:
         self._resources = {"cpu": cpus, "gpu": gpus} | ({"TPU": tpus} if tpus else {})
         self._ranks, self._max_concurrent, self._address, self._trial = ranks, max_concurrent, address, trial
+        self._held = ExitStack()
         self._greedy: set[str] = set()  # trials that their host had too little memory for, once so far
 
     def __enter__(self) -> Self:
-        """Ray takes seconds to start, so it starts with the first work."""
+        """Ray takes seconds to start, so it starts with the first work.
+
+        Of each worker that dies it prints its own long story on stdout, where the row tells it in one line.
+        """
+        self._held.enter_context(redirect_stdout(self._held.enter_context(Path(os.devnull).open("w"))))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Leave the cluster; one that was started here ends with all its processes."""
         ray.shutdown()
+        self._held.close()
 
     def measure(self, config: TrialConfig) -> Any:
-        """Measure as a task that holds a whole node's CPU cores, so that nothing else runs beside it."""
+        """Measure as a task that holds a whole node's CPU cores, so that nothing else runs beside it.
+
+        Raises:
+            TimeoutError: it came to no end within MEASURE_S.
+            MemoryError: its host had too little memory.
+        """
         self.start()
         cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
         gpus = 1 if self._resources["gpu"] else 0
         others = {name: 1 for name in ("TPU",) if name in self._resources}
         measured = _measure.options(num_cpus=cores, num_gpus=gpus, resources=others).remote(config.to_json())
-        while not ray.wait([measured], timeout=LOOK_S)[0]:
+        for _ in range(round(MEASURE_S / LOOK_S)):  # looks and not the time of day: this process may have slept
+            if ray.wait([measured], timeout=LOOK_S)[0]:
+                break
             _look_after_cluster()
+        else:
+            ray.cancel(measured, force=True)
+            raise TimeoutError(f"measuring it took more than {MEASURE_S / 60:g} minutes")
         try:
             return ray.get(measured)
         except ray.exceptions.OutOfMemoryError as error:
@@ -132,7 +142,7 @@ class RayExecutor:
         with tempfile.TemporaryDirectory(prefix="sweep-tune-") as storage:
             tuner = tune.Tuner(
                 tune.with_resources(
-                    partial(_train, trial=self._trial), self._resources if self._ranks == 1 else STARTER
+                    partial(trainable, trial=self._trial), self._resources if self._ranks == 1 else STARTER
                 ),
                 tune_config=tune.TuneConfig(
                     search_alg=_Feed(relay, self._resources),
@@ -145,6 +155,8 @@ class RayExecutor:
                 run_config=tune.RunConfig(name="sweep", storage_path=storage, callbacks=[relay], verbose=0),
             )
             tuner.fit()
+        if relay.running:
+            raise RuntimeError("Tune came to its end before its trials did")
 
     def _concurrent(self) -> int | None:
         """Trials at a time; of several processes only as many as fit, or each might hold what another waits for."""
@@ -192,74 +204,6 @@ def _measure(config_json: str) -> Any:
     from workers.profiling import measure_trial_shape
 
     return measure_trial_shape(TrialConfig.from_json(config_json))
-
-
-def _train(parameters: dict[str, Any], trial: Callable[..., object] = run_trial) -> None:
-    """The trainable: a thin shell around `workers.trial.run_trial`, whose result lies in the work folder."""
-    config = TrialConfig.from_json(parameters["config"])
-    if config.execution.ranks > 1:
-        _train_on_several(config, parameters)
-    else:
-        with EpochReports(tune.report) as reports:
-            result = _run_trial(config, parameters, reports.put, trial)
-            if getattr(result, "status", None) is not TrialStatus.PREEMPTED:  # else there may be nobody who takes them
-                reports.wait()
-
-
-def _run_trial(
-    config: TrialConfig,
-    parameters: dict[str, Any],
-    report: Callable[[EpochMetrics], None],
-    trial: Callable[..., object] = run_trial,
-) -> object:
-    lease = Lease(**parameters["lease"])
-    return trial(config, Path(parameters["work"]), report, end_when_hung=True, lease=lease)
-
-
-def _train_on_several(config: TrialConfig, parameters: dict[str, Any]) -> None:
-    """Start the trial's processes; where one is lost all are started again, and go on from the checkpoint."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    work = Path(parameters["work"])
-    earlier = read_result(work)
-    if earlier and earlier.status is TrialStatus.OK:  # of processes that outlived an earlier start
-        return
-    (work / RESULT).unlink(missing_ok=True)  # what lies there from now on is of this start
-    storage = work / "ray"  # where every process can write; nothing in it is read again
-    trainer = TorchTrainer(
-        _train_rank,
-        train_loop_config=parameters,
-        scaling_config=ScalingConfig(
-            num_workers=config.execution.ranks,
-            use_gpu=config.device == "cuda",
-            resources_per_worker={name.upper(): share for name, share in parameters["resources"].items() if share},
-        ),
-        run_config=RunConfig(
-            name=config.trial_id,
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=RANK_LOSSES + halvings(config)),
-            callbacks=[TuneReportCallback()],
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception:
-        if read_result(work) is None:
-            raise
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
-
-
-def _train_rank(parameters: dict[str, Any]) -> None:
-    """One of the processes of a trial; all of them have to report, since Ray waits for all."""
-    from ray import train
-
-    config, work = TrialConfig.from_json(parameters["config"]), Path(parameters["work"])
-    if failed_for_good(work):  # Ray starts the processes again after any failure; this one would only come again
-        return
-    _run_trial(config, parameters, lambda epoch: train.report(dict(epoch.__dict__)))
 
 
 class _Feed(Searcher):  # type: ignore[misc]
@@ -345,29 +289,25 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Without a result it was told to stop, or has lost its lease.
-        self._end(trial.config["trial_id"], TrialStatus.PREEMPTED, "the worker stopped before the trial's end")
+        job = self.running[trial.config["trial_id"]]
+        self._end(job, TrialStatus.PREEMPTED, "the worker stopped before the trial's end")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job, error_file = self.running[trial.config["trial_id"]], Path(trial.error_file)
         text = error_file.read_text() if error_file.exists() else ""
-        if about_memory(text):  # what is said of a trial of several processes is about its own
-            guilty = job.config.execution.ranks > 1 or greediest(text) == (process_of(job.work) or -1)
-            self._end(job.config.trial_id, *self._short_of_memory(job, guilty))
-        else:
-            self._end(job.config.trial_id, *what_happened(text))
+        own = job.config.execution.ranks > 1  # what is said of a trial of several processes is about its own
+        self._end(job, *(self._short_of_memory(job, text, own) if about_memory(text) else what_happened(text)))
 
     def break_off(self, error: Exception) -> None:
         """Tune has ended the run: one trial may be the reason, the others lost their workers."""
-        text = str(error)
+        text, lost = str(error), (TrialStatus.PREEMPTED, f"Ray ended the run: {first_line(error)}")
         for job in list(self.running.values()):
-            if about_memory(text):
-                ending = self._short_of_memory(job, greediest(text) == (process_of(job.work) or -1))
-            else:
-                ending = TrialStatus.PREEMPTED, f"Ray ended the run: {first_line(error)}"
-            self._end(job.config.trial_id, *ending)
+            self._end(job, *(self._short_of_memory(job, text) if about_memory(text) else lost))
 
-    def _short_of_memory(self, job: Job, guilty: bool) -> tuple[TrialStatus, str]:
+    def _short_of_memory(self, job: Job, text: str, own: bool = False) -> tuple[TrialStatus, str]:
         """What a kill for want of memory means; who needs the most gets a second chance, without the others maybe."""
+        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+        guilty = own or held_the_most(text, process_of(job.work), hosts)
         if guilty and job.config.trial_id in self._greedy:
             return TrialStatus.OOM, f"{SHORT_OF_MEMORY}; it held the most"
         if guilty:
@@ -380,12 +320,9 @@ class _Relay(TrialProgressCallback):  # type: ignore[misc]
         while any(in_use(job.work) for job in self.running.values()) and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def _end(self, trial_id: str, status: TrialStatus, reason: str) -> None:
-        job = self.running.pop(trial_id)
-        result = read_result(job.work)
-        if result and result.status is not TrialStatus.OK and result.token != job.lease.token:
-            result = None  # an earlier attempt's failure; a trial that ended well did so whoever trained it
-        self._tell(self._listener.ended, job, result or died(job, status, reason))
+    def _end(self, job: Job, status: TrialStatus, reason: str) -> None:
+        del self.running[job.config.trial_id]
+        self._tell(self._listener.ended, job, result_of(job, status, reason))
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
         """An exception ends the Tune run, which may wrap or log it: the original is kept."""

@@ -1,6 +1,7 @@
 """What Ray says of a worker that ended without a result, read by the texts of Ray 2.60. Knows no Ray."""
 
 import re
+from collections.abc import Mapping
 
 from sweep.yaml_file import one_line
 from workers.contract import TrialStatus
@@ -12,6 +13,7 @@ _ENDS = (
 )
 SHORT_OF_MEMORY = "Ray ended processes of its host, which was short of memory"
 _HELD = re.compile(r"\bpid=(\d+), actual memory used=([\d.]+)GB")
+_NODE = re.compile(r"\(IP: [^,\s]+, ID: (\w+)\)")
 
 
 def first_line(error: BaseException) -> str:
@@ -32,7 +34,17 @@ def about_memory(text: str) -> bool:
     return "running low on memory" in text
 
 
-def greediest(text: str) -> int | None:
-    """The process that held the most, of those that the memory monitor looked at: it kills the newest, and several."""
+def held_the_most(text: str, process: tuple[str, int] | None, hosts: Mapping[str, str]) -> bool:
+    """Whether a process held the most of those that the memory monitor looked at: it kills the newest, and several.
+
+    Args:
+        text: Ray's message.
+        process: host and number; None where they are not known.
+        hosts: name of each node's host, by the node's id.
+    """
     held = [(float(gigabytes), int(pid)) for pid, gigabytes in _HELD.findall(text)]
-    return max(held)[1] if held else None
+    if not held or process is None:
+        return False
+    node = _NODE.search(text)
+    host = hosts.get(node[1], process[0]) if node else process[0]
+    return process == (host, max(held)[1])

@@ -4,8 +4,9 @@ import datetime
 import faulthandler
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from workers import checkpoint
 from workers.contract import EpochMetrics, TrialConfig, TrialResult, TrialStatus
 from workers.environment import versions
 from workers.files import DISK_FAULTS, read_sealed, seal, write_bytes, write_json
+from workers.masking import masked, without_secrets
 from workers.ranks import Ranks
-from workers.tether import ALIVE, Lease, StoppedError, Tether, is_current, last_seen
+from workers.tether import ALIVE, SUPERSEDED, Lease, StoppedError, Tether, is_current, last_seen, why_stopped
 from workers.watchdog import Watchdog
 from workers.work_folder import ATTEMPTS, MICRO_BATCH, RESULT, STACKS, failed_for_good, read_attempts, read_result
+
+LAST_WORDS_S = 30.0  # for a process that hangs to say so, before it is ended though files hang too
 
 
 class RankError(Exception):
@@ -83,7 +87,7 @@ class Attempt:
 
     def note(self, text: str) -> None:
         """Keep what people should know of this attempt, whatever becomes of it."""
-        if text not in self.notes:
+        if (text := masked(self.config, text)) not in self.notes:
             self.notes.append(text)
         if self.leads:
             with suppress(OSError):  # it is in the result too
@@ -108,6 +112,10 @@ class Attempt:
         """A checkpoint holds everything up to here."""
         if self._tether:
             self._tether.saved(epochs)
+
+    def saving(self) -> AbstractContextManager[Any]:
+        """While a checkpoint is written, which is not cut short."""
+        return self._tether.saving if self._tether else nullcontext()
 
     def beat(self) -> None:
         """Something came to its end.
@@ -151,22 +159,35 @@ class Attempt:
             if error.errno not in DISK_FAULTS:
                 raise
             result = self._result(stopped(f"its result could not be written: {error}"))
+        if result.status is TrialStatus.PREEMPTED and self._tether:
+            self._tether.stopped(result.error)
         if shared and result.status is not TrialStatus.OK:
             raise RankError(f"{result.status}: {result.error}")
         return result
 
     def _result(self, outcome: dict[str, Any]) -> TrialResult:
-        if not is_current(self.work, self.lease):
-            outcome = stopped("another attempt took its place")
-        if not self.leads:
+        if reason := self._stopped_meanwhile(outcome["status"]):
+            outcome = stopped(reason)
+        if not self.started_at:
             self._read_record()
-        return TrialResult(
+        ended_early = self._tether and outcome["status"] is not TrialStatus.OK
+        lost_s = self.lost_s + (last_seen(self.work, self.number).unsaved_s if ended_early else 0.0)
+        result = TrialResult(
             self.config.trial_id, attempts=self.number, started_at=self.started_at,
             finished_at=max(_now(), self.started_at),  # the clock may have been set back
             host=platform.node(), versions=versions(), history=tuple(self.history), notes=tuple(self.notes),
             token=self.lease.token if self.lease else None, epochs_repeated=self.epochs_repeated,
-            lost_device_hours=self.config.execution.ranks * self.lost_s / 3600, **outcome,
+            lost_device_hours=self.config.execution.ranks * lost_s / 3600, **outcome,
         )  # fmt: skip
+        return without_secrets(self.config, result)
+
+    def _stopped_meanwhile(self, status: TrialStatus) -> str | None:
+        """Why this is no end of the trial: the lease is lost; or the first process stopped, which the others lost."""
+        if not is_current(self.work, self.lease):
+            return SUPERSEDED
+        if self.lease and not self.leads and status is TrialStatus.CRASHED:
+            return why_stopped(self.work, self.lease)
+        return None
 
     def _explained(self, result: TrialResult) -> bool:
         """Whether another of the trial's processes said why it failed: the first one; the others only lost it."""
@@ -194,6 +215,7 @@ class Attempt:
 
     def _hung(self, silent_s: float) -> None:
         """Leave a result and where each thread stood, then end the process."""
+        threading.Timer(LAST_WORDS_S, os._exit, (1,)).start()
         with (self.work / STACKS).open("w") as file:
             faulthandler.dump_traceback(file)
         error = f"no step came to its end for {silent_s:.0f} s; {STACKS} in the work folder says where it stood"

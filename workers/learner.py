@@ -64,6 +64,7 @@ class Learner:
         self.objective = Objective(self.recipe, config.data.classes)
         self.scaler = device.scaler()
         self.micro_batch = ranks.least(micro_batch(config, device))
+        self._places = _running_statistics(self.model)
         self._found_to_fit: int | None = None  # once memory ran out with a larger micro-batch
         if self.micro_batch > self.recipe.bn_batch:
             group_batch_norm(self.model, self.recipe.bn_batch)
@@ -133,9 +134,7 @@ class Learner:
         return [buffer.clone() for buffer in self._running()]
 
     def _running(self) -> list[torch.Tensor]:
-        """The running statistics: the buffers that belong to the model's state, which the random masks do not."""
-        kept = self.model.state_dict().keys()
-        return [buffer for name, buffer in self.model.named_buffers() if name in kept]
+        return [getattr(module, name) for module, name in self._places]
 
     def _accumulate(self, number: int, images: torch.Tensor, labels: torch.Tensor, prepare: Prepare) -> torch.Tensor:
         parts = list(zip(torch.split(images, self.micro_batch), torch.split(labels, self.micro_batch), strict=True))
@@ -203,6 +202,13 @@ def _built(config: TrialConfig) -> nn.Module:
         return build_model(*shape, config.recipe, config.plugins)
     except ValueError as error:  # the recipe asks for what this architecture has not got
         raise InvalidConfigError(str(error)) from error
+
+
+def _running_statistics(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Modules and names of the buffers that belong to a model's state, which the random masks do not."""
+    kept = model.state_dict().keys()
+    paths = (path.rpartition(".") for path, _ in model.named_buffers() if path in kept)
+    return [(model.get_submodule(parent), name) for parent, _, name in paths]
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

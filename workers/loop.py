@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,9 @@ class Attempt(Protocol):
 
     def at(self, epochs: float) -> None:
         """Training has come this far."""
+
+    def saving(self) -> AbstractContextManager[Any]:
+        """While a checkpoint is written."""
 
     def saved(self, epochs: float) -> None:
         """A checkpoint holds everything up to here."""
@@ -158,7 +162,19 @@ class Loop:
         self._saved_at = time.monotonic()
         if not self.trainer.ranks.first:
             return
-        state = {
+        try:
+            with self._attempt.saving():
+                quota = self.trainer.config.execution.checkpoint_quota_bytes
+                checkpoint.save(self._work, self._mark(), self._state(seconds), quota)
+        except OSError as error:  # a full disk costs safety, not the trial
+            self._attempt.note(f"a checkpoint could not be written ({error.strerror or error}); training went on")
+        else:
+            self._saved = self._mark()
+            self._attempt.saved(self._done())
+
+    def _state(self, seconds: float) -> dict[str, Any]:
+        """What `_resume` goes on from."""
+        return {
             "trial_id": self.trainer.config.trial_id,
             "data": self.trainer.loader.splits.identity,
             "trainer": self.trainer.state(),
@@ -166,11 +182,3 @@ class Loop:
             "losses": self._stacked_losses().cpu() if self._losses else torch.empty(0),
             "seconds": seconds,
         }
-        quota = self.trainer.config.execution.checkpoint_quota_bytes
-        try:
-            checkpoint.save(self._work, self._mark(), state, quota)
-        except OSError as error:  # a full disk costs safety, not the trial
-            self._attempt.note(f"a checkpoint could not be written ({error.strerror or error}); training went on")
-        else:
-            self._saved = self._mark()
-            self._attempt.saved(self._done())

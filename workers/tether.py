@@ -11,15 +11,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from workers.background import Background
 from workers.files import read_sealed, write_passing
 
 LEASE, ALIVE = "lease.json", "alive.json"
-POLL_S = 1.0
-OWNER_SILENT_S = 15.0  # a controller writes every 2 s; one that is silent for this long is gone
-GRACE_S = 8.0  # from being told to stop to being ended, in which a step may come to its end and be saved
+SUPERSEDED = "another attempt took its place"
+# Looks are counted and not seconds: to a process that was suspended nobody was silent meanwhile.
+LOOK_S = 1.0  # from one look to the next
+PATIENCE = 15  # looks in which a controller, that writes every 2 s, changed nothing: it is gone
+GRACE = 8  # looks from having to stop to being ended, in which a step may come to its end; a save takes what it takes
 
 
 class StoppedError(Exception):
@@ -74,13 +76,27 @@ def reached(work: Path) -> float:
     return float(epochs) if isinstance(epochs, int | float) else 0.0
 
 
-def process_of(work: Path) -> int | None:
-    """The process that left the last sign of life in a work folder."""
-    pid = _read(work / ALIVE).get("pid")
-    return pid if isinstance(pid, int) else None
+def process_of(work: Path) -> tuple[str, int] | None:
+    """Host and number of the process that left the last sign of life in a work folder."""
+    seen = _read(work / ALIVE)
+    host, pid = seen.get("host"), seen.get("pid")
+    return (host, pid) if isinstance(host, str) and isinstance(pid, int) else None
 
 
-class Tether:
+def why_stopped(work: Path, lease: Lease) -> str | None:
+    """Why the attempt with a lease had to stop, by its last sign of life; None where it did not have to."""
+    if not is_current(work, lease):
+        return SUPERSEDED
+    reason = _sign_of(work, lease).get("stopped")
+    return reason if isinstance(reason, str) else None
+
+
+def began(work: Path, lease: Lease) -> bool:
+    """Whether the last sign of life in a work folder is of the attempt with a lease."""
+    return bool(_sign_of(work, lease))
+
+
+class Tether(Background):
     """Leaves signs of life, and notices from a thread of its own that this process has to stop; used as a context.
 
     Args:
@@ -101,19 +117,19 @@ class Tether:
         end: bool = False,
         signs: bool = True,
     ) -> None:
+        super().__init__("tether")
         self._work, self._lease, self._attempt = work, lease, attempt
         self._told_to_stop, self._end, self._signs = told_to_stop, end, signs
         self._epochs = 0.0
         self._saved_at = time.monotonic()
-        self._found: str | None = None
-        self._ended = threading.Event()
+        self._stopped: str | None = None
+        self.saving = threading.Lock()  # held while a checkpoint is written
         self._signing = threading.Lock()  # of two threads that write one file at once, neither would write it whole
-        self._thread = threading.Thread(target=self._watch, name="tether", daemon=True)
 
     @property
     def must_stop(self) -> str | None:
         """Why this process has to stop, or None."""
-        return self._found or ("it was told to stop" if self._told_to_stop() else None)
+        return self._stopped or ("it was told to stop" if self._told_to_stop() else None)
 
     def at(self, epochs: float) -> None:
         """Training has come this far."""
@@ -124,18 +140,15 @@ class Tether:
         self._epochs, self._saved_at = epochs, time.monotonic()
         self._sign()
 
+    def stopped(self, reason: str | None) -> None:
+        """The attempt ends before the trial does; whoever looks at its folder is to know why."""
+        self._stopped = reason
+        self._sign()
+
     def __enter__(self) -> Self:
         """Begin to watch."""
         self._sign()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the watch."""
-        self._ended.set()
-        self._thread.join()
+        return super().__enter__()
 
     def _sign(self) -> None:
         if not self._signs:
@@ -144,44 +157,60 @@ class Tether:
             sign = {
                 "pid": os.getpid(),
                 "host": platform.node(),
+                "token": self._lease and self._lease.token,
                 "attempt": self._attempt,
                 "epochs": self._epochs,
                 "unsaved_s": time.monotonic() - self._saved_at,
+                "stopped": self._stopped,
             }
             write_passing(self._work / ALIVE, sign)
 
-    def _watch(self) -> None:
-        watched = _Owner(self._lease.owner) if self._lease else None
-        found_at = 0.0
-        while not self._ended.wait(POLL_S):
+    def _live(self) -> None:
+        owner = _Watched(Path(self._lease.owner)) if self._lease else None
+        first, overdue = _Watched(self._work / ALIVE), 0
+        while not self._ended.wait(LOOK_S):
+            if owner and not self._stopped:
+                self._stopped = self._reason(owner)
             self._sign()
-            if not self._found and watched:
-                self._found, found_at = self._reason(watched), time.monotonic()
-            if self._found and self._end and time.monotonic() - found_at > GRACE_S:
-                os._exit(1)  # a step that hangs, say; what no checkpoint holds is lost
+            if self._stopped and self._end:
+                overdue = 0 if self._saves(first) else overdue + 1
+                if overdue > GRACE:
+                    os._exit(1)  # a step that hangs, say; what no checkpoint holds is lost
 
-    def _reason(self, owner: "_Owner") -> str | None:
+    def _reason(self, owner: "_Watched") -> str | None:
         if not is_current(self._work, self._lease):
-            return "another attempt took its place"
-        return owner.reason_to_stop()
-
-
-class _Owner:
-    """The controller, seen through the file that it keeps changing."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._seen: Any = None
-        self._seen_at = time.monotonic()
-
-    def reason_to_stop(self) -> str | None:
-        says = _read(self._path)
-        if says.get("stopping"):
+            return SUPERSEDED
+        if owner.look().get("stopping"):
             return "the controller was told to stop"
-        seen = says, _changed_at(self._path)  # with no room for a new file its controller gives it a new time
+        return "the controller is gone" if owner.unchanged >= PATIENCE else None
+
+    def _saves(self, first: "_Watched") -> bool:
+        """Whether a checkpoint may be under way: of processes that share a trial the first one writes it.
+
+        A save that never comes to its end is the watchdog's.
+        """
+        if self._signs:
+            return self.saving.locked()
+        return bool(self._lease and first.look().get("token") == self._lease.token and not first.unchanged)
+
+
+class _Watched:
+    """A file that somebody keeps changing while he lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: Any = None
+        self.unchanged = 0  # looks in a row that found nothing new
+
+    def look(self) -> dict[str, Any]:
+        """What it says now."""
+        says = _read(self._path)
+        seen = says, _changed_at(self._path)  # with no room for a new file a controller gives it a new time
         if says and seen != self._seen:
-            self._seen, self._seen_at = seen, time.monotonic()
-        return "the controller is gone" if time.monotonic() - self._seen_at > OWNER_SILENT_S else None
+            self._seen, self.unchanged = seen, 0
+        else:
+            self.unchanged += 1
+        return says
 
 
 def _changed_at(path: Path) -> int | None:
@@ -198,3 +227,9 @@ def _read(path: Path) -> dict[str, Any]:
         return read_sealed(path)
     except (OSError, ValueError):
         return {}
+
+
+def _sign_of(work: Path, lease: Lease) -> dict[str, Any]:
+    """The last sign of life, where it is of the attempt with this lease."""
+    seen = _read(work / ALIVE)
+    return seen if seen.get("token") == lease.token else {}

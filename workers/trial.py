@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from workers import checkpoint
 from workers.attempt import Attempt, RankError, stopped
@@ -36,9 +36,14 @@ from workers.files import DISK_FAULTS
 from workers.learner import MicroBatchError
 from workers.loop import Loop, Report
 from workers.ranks import Ranks
-from workers.tether import Lease, StoppedError, is_current
+from workers.tether import SUPERSEDED, Lease, StoppedError, Tether, is_current
 from workers.train import Score, Trainer
-from workers.work_folder import LOCK, RESULT, WEIGHTS, read_result
+from workers.work_folder import HELD, LOCK, RESULT, WEIGHTS, read_result
+
+# A process that lost its lease ends after a step and a save. A trial is run again FRUITLESS = 20 times without getting
+# any further (`sweep.failures`): that is 40 minutes, and after 30 the holder's own watchdog has ended it.
+HELD_S = 120.0
+LOCK_POLL_S = 0.1
 
 
 def run_trial(
@@ -70,20 +75,28 @@ def run_trial(
             wait for it. The result lies in the folder.
     """
     leads = _leads(config)
-    with _owned(work) if leads else nullcontext():
-        finished = read_result(work)
-        if finished and finished.status is TrialStatus.OK and finished.trial_id == config.trial_id:
-            if leads:  # an attempt may have died between its result and this
-                checkpoint.clear(work)
-            return finished
-        attempt = Attempt(config, work, leads, lease)
-        if not is_current(work, lease):
-            return attempt.end(stopped("another attempt took its place"))
-        if leads:
-            attempt.begin()
-        with attempt.tied(told_to_stop, end_when_hung), attempt.watched(end_when_hung):
-            outcome = _train_or_explain(attempt, report)
-        return attempt.end(outcome)
+    attempt = Attempt(config, work, leads, lease)
+    try:
+        with _owned(work, Tether(work, lease, 0, told_to_stop, end_when_hung, signs=False)) if leads else nullcontext():
+            return _continue(attempt, report, told_to_stop, end_when_hung)
+    except StoppedError as error:
+        return attempt.end(stopped(str(error)))
+
+
+def _continue(attempt: Attempt, report: Report, told_to_stop: Callable[[], bool], end_when_hung: bool) -> TrialResult:
+    """Go on from what the work folder holds; see `run_trial`."""
+    finished = read_result(attempt.work)
+    if finished and finished.status is TrialStatus.OK and finished.trial_id == attempt.config.trial_id:
+        if attempt.leads:  # an attempt may have died between its result and this
+            checkpoint.clear(attempt.work)
+        return finished
+    if not is_current(attempt.work, attempt.lease):
+        raise StoppedError(SUPERSEDED)
+    if attempt.leads:
+        attempt.begin()
+    with attempt.tied(told_to_stop, end_when_hung), attempt.watched(end_when_hung):
+        outcome = _train_or_explain(attempt, report)
+    return attempt.end(outcome)
 
 
 def _train_or_explain(attempt: Attempt, report: Report) -> dict[str, Any]:
@@ -121,7 +134,8 @@ def _train(attempt: Attempt, report: Report) -> dict[str, Any]:
     if not math.isfinite(val.loss):  # the last step's weights never meet a training loss
         raise DivergedError(f"the validation loss is {val.loss} after the last epoch")
     if config.execution.keep_weights and attempt.leads:
-        save_weights(attempt.work / WEIGHTS, trainer.evaluation_weights())
+        with attempt.saving():
+            save_weights(attempt.work / WEIGHTS, trainer.evaluation_weights())
     return _outcome(trainer, attempt.history, val, val_seconds)
 
 
@@ -168,12 +182,36 @@ def _leads(config: TrialConfig) -> bool:
 
 
 @contextmanager
-def _owned(work: Path) -> Iterator[None]:
-    """Hold the work folder alone: a process that outlived its controller may still be training in it."""
+def _owned(work: Path, tether: Tether) -> Iterator[None]:
+    """Hold the work folder alone: a process that outlived its controller may still be training in it.
+
+    Raises:
+        StoppedError: another process holds it for too long, or this one had to stop meanwhile.
+    """
     work.mkdir(parents=True, exist_ok=True)
     with (work / LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not _locked(file):
+            with tether:
+                _wait_for(file, tether)
         yield
+
+
+def _wait_for(file: TextIO, tether: Tether) -> None:
+    deadline = time.monotonic() + HELD_S
+    while not _locked(file):
+        if reason := tether.must_stop:
+            raise StoppedError(reason)
+        if time.monotonic() > deadline:
+            raise StoppedError(HELD)
+        time.sleep(LOCK_POLL_S)
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _one_line(error: BaseException) -> str:

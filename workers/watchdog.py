@@ -1,41 +1,31 @@
 """Notices a step that never ends."""
 
-import threading
-import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+
+from workers.background import Background
 
 
-class Watchdog:
-    """Calls `when_hung` once, from a thread of its own, if no `beat` comes for `after_s` seconds; used as a context."""
+class Watchdog(Background):
+    """Calls `when_hung` once, from a thread of its own, if no `beat` comes for `after_s` seconds; used as a context.
+
+    The seconds are those in which this process could run: one that was suspended has not hung.
+    """
 
     def __init__(self, after_s: float, when_hung: Callable[[float], None]) -> None:
+        super().__init__("watchdog")
         self._after_s, self._when_hung = after_s, when_hung
-        self._last = time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._beats = 0
 
     def beat(self) -> None:
         """Something came to its end."""
-        self._last = time.monotonic()
+        self._beats += 1
 
-    def __enter__(self) -> Self:
-        """Begin to watch."""
-        self.beat()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the watch."""
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(self._after_s / 4, 10.0)):
-            silent_s = time.monotonic() - self._last
-            if silent_s > self._after_s:
+    def _live(self) -> None:
+        look_s = min(self._after_s / 4, 10.0)
+        seen, silent_s = self._beats, 0.0
+        while not self._ended.wait(look_s):
+            silent_s = silent_s + look_s if self._beats == seen else 0.0
+            seen = self._beats
+            if silent_s >= self._after_s:
                 self._when_hung(silent_s)
                 return

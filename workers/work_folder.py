@@ -8,6 +8,7 @@ from workers.contract import TrialResult, TrialStatus
 from workers.files import read_sealed
 
 RESULT, ATTEMPTS, LOCK, WEIGHTS, STACKS = "result.json", "attempts.json", "lock", "weights.safetensors", "hung.txt"
+HELD = "another process holds the work folder"
 MICRO_BATCH = "micro_batch.json"  # that one of several devices had too little memory for
 
 

@@ -39,17 +39,17 @@ def test_workers_never_import_the_controller_or_its_packages(name):
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"),
+    ("package", "owners"),
     [
-        ("ray", "sweep.ray_executor"),
-        ("mlflow", "sweep.mlflow_store"),
-        ("pydantic", "sweep.space"),
-        ("typer", "sweep.cli"),
+        ("ray", ["sweep.ray_executor", "sweep.ray_worker"]),  # on either side of a process's border
+        ("mlflow", ["sweep.mlflow_store"]),
+        ("pydantic", ["sweep.space"]),
+        ("typer", ["sweep.cli"]),
     ],
 )
-def test_one_module_knows_each_framework(package, owner):
+def test_hardly_a_module_knows_a_framework(package, owners):
     users = [name for name, path in MODULES.items() if package in top(imported(path))]
-    assert users == [owner]
+    assert users == owners
 
 
 def test_no_import_cycles():

@@ -364,7 +364,7 @@ def tried(chosen: list[Case], folder: Path, benches: int = 2) -> Iterator[Found]
 
 def table(found: list[Found]) -> str:
     """The matrix in 80 columns: state and file, damages that end alike, outcome."""
-    lines = [f"{'file':<31}{'damage':<25}outcome", "-" * 80]
+    lines = [f"{'file':<33}{'damage':<25}outcome", "-" * 80]
     for state, files in FILES.items():
         lines.append(f"{state}:")
         for file in files:
@@ -375,8 +375,8 @@ def table(found: list[Found]) -> str:
             for number, (end, damages) in enumerate(ends.items()):
                 shown = "all" if len(ends) == 1 else ", ".join(damages)
                 name = f"  {file if number == 0 else ''}"
-                for row, part in enumerate(textwrap.wrap(shown, 24)):
-                    lines.append(f"{name if row == 0 else '':<31}{part:<25}{end if row == 0 else ''}".rstrip())
+                for row, part in enumerate(textwrap.wrap(shown.replace(" %", "\N{NO-BREAK SPACE}%"), 24)):
+                    lines.append(f"{name if row == 0 else '':<33}{part:<25}{end if row == 0 else ''}".rstrip())
     return "\n".join(lines)
 
 

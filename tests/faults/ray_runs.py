@@ -106,11 +106,12 @@ class Marked:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         settings = {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", MARK: self.mark.partition("=")[2]}
         settings |= {"RAY_AUTH_MODE": "disabled"}  # of clusters that a test starts; a sweep's own is closed
-        self.stderr = folder / f"stderr-{self.mark.rpartition('-')[2]}"
-        with self.stderr.open("w") as stderr:
+        number = self.mark.rpartition("-")[2]
+        self.stdout, self.stderr = folder / f"stdout-{number}", folder / f"stderr-{number}"
+        with self.stdout.open("w") as stdout, self.stderr.open("w") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=folder, env={**kept, **settings, **environment},
-                stdout=subprocess.DEVNULL, stderr=stderr, process_group=0,
+                stdout=stdout, stderr=stderr, process_group=0,
             )  # fmt: skip
         self._folders = set()
 
@@ -153,10 +154,11 @@ class Run(Marked):
         self.place = place
 
     def ended(self):
-        """Exit code, and what it said."""
+        """Exit code, and what it said; all in words of our own."""
         code = self.process.wait(PATIENCE_S)
         said = self.stderr.read_text()
         assert "Traceback" not in said, said
+        assert self.stdout.read_text() == ""
         return code, said
 
     def training(self, epochs):

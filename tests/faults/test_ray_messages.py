@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweep.ray_messages import about_memory, greediest, what_happened
+from sweep.ray_messages import about_memory, held_the_most, what_happened
 
 DIED = """Failure # 1 (occurred at 2026-11-21_14-56-52)
 The actor died unexpectedly before finishing this task.
@@ -59,5 +59,15 @@ def test_why_a_worker_ended_is_read_from_rays_message(text, status, reason):
 
 def test_who_held_the_most_is_to_blame_for_a_kill_for_memory_not_who_is_named_first():
     assert about_memory(MEMORY)
-    assert greediest(MEMORY) == 20705
-    assert greediest(DIED) is None
+    assert held_the_most(MEMORY, ("here", 20705), {})
+    assert not held_the_most(MEMORY, ("here", 20970), {})
+    assert not held_the_most(MEMORY, None, {})
+    assert not held_the_most(DIED, ("here", 20705), {})
+
+
+def test_a_process_of_the_same_number_on_another_host_is_not_to_blame():
+    hosts = {"87e7": "here", "91ab": "there"}
+    assert held_the_most(MEMORY, ("here", 20705), hosts)
+    assert not held_the_most(MEMORY, ("there", 20705), hosts)
+    assert held_the_most(MEMORY, ("there", 20705), {"another": "here"})  # nobody knows where the node was
+    assert held_the_most(MEMORY.replace("(IP: 127.0.0.1, ID: 87e7)", ""), ("there", 20705), hosts)

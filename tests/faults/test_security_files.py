@@ -93,3 +93,72 @@ def test_what_a_command_writes_on_request_is_private_too(swept, arguments):
     assert done.returncode == 0, done.stderr
     made = [folder / arguments[-1], *(folder / arguments[-1]).glob("*")]
     assert all(not path.stat().st_mode & 0o077 for path in made)
+
+
+PLUGIN = """\
+import os
+from pathlib import Path
+from torch import nn
+from workers.families import Argument, Family
+
+HERE = Path(__file__).parent
+
+
+class Telling(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(3, classes)
+
+    def forward(self, images):
+        begun = any(HERE.glob("results/told/work/*/alive.json"))  # the trial, not the measurement before it
+        if self.training and not images.is_meta and (begun or os.environ["FAILS"] == "measuring"):
+            secrets = [value for value in os.environ.values() if value.startswith("marked-")]
+            raise RuntimeError("refused: " + " ".join(secrets) + " http://marked-me:marked-word@host/x")
+        return self.head(images.mean(dim=(2, 3)))
+
+
+def build(arguments, resolution, classes, recipe):
+    return Telling(classes)
+
+
+FAMILIES = [Family("telling", {"width": Argument(float, "")}, build)]
+"""
+FAILING = """\
+sweep: told
+plugins: [plugin.py]
+data: {name: digits}
+family: telling
+recipe: {name: small, batch_size: 256, bn_batch: 128}
+axes: {width: [1], resolution: [16], epochs: [1]}
+"""
+TOLD = {
+    "API_TOKEN": "marked-api-1a2b",
+    "MLFLOW_TRACKING_PASSWORD": "marked-password-2c9e",
+    "HF_TOKEN": "marked-hub-6a31",
+}
+
+
+@pytest.mark.parametrize(
+    ("executor", "fails"),
+    [
+        ("local", "training"),
+        pytest.param("ray", "training", marks=pytest.mark.slow),
+        ("local", "measuring"),
+    ],
+)
+def test_a_trial_whose_failure_quotes_secrets_leaves_them_nowhere(tmp_path, executor, fails):
+    (tmp_path / "a.yaml").write_text(FAILING)
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = {**kept, **TOLD, "FAILS": fails}
+    done = run(tmp_path, environment, "run", "a.yaml", "--executor", executor)
+    assert done.returncode == 1, done.stderr
+    said = done.stdout + done.stderr
+    assert "refused: " in said
+    left = [path for path in files(tmp_path) if path.name != "plugin.py" and path.suffix != ".pyc"]
+    assert {path.name for path in left} >= {"mlflow.db", "result.json", "attempts.json", "alive.json"}
+    assert [path for path in left if b"marked-" in path.read_bytes()] == []
+    assert "marked-" not in said
+    shown = run(tmp_path, environment, "status", "told", "--format", "json")
+    assert "$API_TOKEN" in shown.stdout
+    assert "marked-" not in shown.stdout + shown.stderr

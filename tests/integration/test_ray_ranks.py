@@ -41,11 +41,14 @@ def config_of(ranks):
     return digits_trial(epochs=3, execution=execution, **RECIPE)
 
 
-def run_on_ray(folder, config=None):
+def run_on_ray(folder, config=None, stop=lambda owner: None):
     listener = Listener()
     with owned(SweepFolder(folder)) as owner, RayExecutor(cpus=1, gpus=0, ranks=2) as executor:
         jobs = JobQueue([config or config_of(2)], lambda trial_id: folder / trial_id, owner.path)
+        stopper = threading.Thread(target=stop, args=(owner,))
+        stopper.start()
         executor.run(jobs, listener)
+        stopper.join()
     return listener
 
 
@@ -101,3 +104,20 @@ def test_a_failure_that_would_only_come_again_ends_all_processes_and_is_not_trie
     result = run_on_ray(tmp_path, diverging).results["a-trial"]
     assert (result.status, result.attempts) == (TrialStatus.DIVERGED, 1)
     assert result.started_at
+
+
+def test_a_trial_that_has_to_stop_ends_once_with_a_checkpoint_and_the_workers_own_reason(tmp_path):
+    work = tmp_path / "a-trial"
+
+    def stop(owner):
+        deadline = time.monotonic() + 120
+        while not list(work.glob("checkpoint-00000-*.json")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        owner.stop_workers()
+
+    config = dataclasses.replace(config_of(2), epochs=2000)
+    result = run_on_ray(tmp_path, config, stop).results["a-trial"]
+    assert (result.status, result.error) == (TrialStatus.PREEMPTED, "the controller was told to stop")
+    assert result.attempts == 1
+    assert list(work.glob("checkpoint-*.json"))
+    assert not (work / "result.json").exists()

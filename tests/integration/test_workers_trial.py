@@ -222,7 +222,7 @@ def test_the_checkpoints_of_another_trial_are_not_gone_on_from(tmp_path):
         (
             {"data": DataConfig("folder", "mine", 3, None, 0.25, "/nonexistent/digits")},
             TrialStatus.DATA_ERROR,
-            r"/nonexistent/digits/train: no such folder; .*",
+            r"data.root/train: no such folder; .*",
         ),
         ({"data": dataclasses.replace(DIGITS, classes=5)}, TrialStatus.DATA_ERROR, r"digits: 10 classes, expected 5"),
         ({"batch_size": 2048, "bn_batch": 2048}, TrialStatus.DATA_ERROR, r"1079 training images are fewer than .*"),
@@ -326,7 +326,7 @@ def test_a_corrupt_image_is_a_data_error_that_names_its_file_in_one_line(tmp_pat
     bad.write_bytes(b"not an image")
     result = run_trial(config, tmp_path / "bad")
     assert result.status is TrialStatus.DATA_ERROR
-    assert result.error.startswith(f"{bad}: not a readable image")
+    assert result.error.startswith("data.root/val/1/18.png: not a readable image")
     assert "\n" not in result.error
 
 

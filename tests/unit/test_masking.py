@@ -2,8 +2,8 @@ from dataclasses import replace
 
 from digits_trials import DIGITS, digits_trial
 
-from sweep.masking import without_secrets
 from workers.contract import TrialResult, TrialStatus
+from workers.masking import without_secrets
 
 CONFIG = digits_trial(data=replace(DIGITS, root="/mnt/project-x", cache="/mnt/project-x/cache"))
 

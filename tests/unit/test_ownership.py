@@ -114,7 +114,7 @@ def test_whose_lock_was_removed_stops_and_writes_nothing_once_another_took_over(
                 first.check()
             assert caught.value.exit_code == 3
             first.stop_workers()
-            first.end()
+            first.__exit__()
             assert (says(folder)["token"], says(folder)["stopping"]) == (whose, False)
             second.check()
             beat = says(folder)["beat"]

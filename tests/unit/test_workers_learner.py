@@ -245,3 +245,9 @@ def test_without_a_gpu_the_compiler_does_not_say_that_there_is_none(device, capl
     logger.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/usr/local/cuda")
     logger.warning("something else")
     assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+def test_a_step_that_may_be_done_again_does_not_gather_the_models_state(device, monkeypatch):
+    learner = learner_of(device, 16)
+    monkeypatch.setattr(learner.model, "state_dict", pytest.fail)
+    steps(learner)

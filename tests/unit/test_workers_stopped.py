@@ -36,7 +36,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_further_signs(monkeypatch):
     """Only those at the start of an attempt and at each checkpoint."""
-    monkeypatch.setattr(tether, "POLL_S", 1000.0)
+    monkeypatch.setattr(tether, "LOOK_S", 1000.0)
 
 
 def newest(work):
@@ -141,7 +141,7 @@ from pathlib import Path
 from workers import tether
 from workers.contract import TrialConfig
 from workers.trial import run_trial
-tether.POLL_S = 0.001
+tether.LOOK_S = 0.001
 work = Path(sys.argv[2])
 
 def strike():
