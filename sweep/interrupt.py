@@ -1,18 +1,22 @@
 """SIGINT and SIGTERM: one orderly way out, a quick one at the second signal, and no signal lost."""
 
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 _received = 0
 _deferred = False
+_code: int | None = None
 
 
 def install() -> None:
     """From now on both signals raise KeyboardInterrupt in the main thread, and are remembered."""
+    atexit.register(_end)  # before all others, so it runs after them
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _handle)
 
@@ -26,6 +30,21 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os._exit(128 + signal.SIGINT)  # what was started here ends with this process
     if not _deferred:
         raise KeyboardInterrupt
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code."""
+    global _code
+    _code = code
+    sys.exit(code)
+
+
+def _end() -> None:
+    """After a signal leave it at Python's own end: Ray crashes when what was interrupted in its start is taken down."""
+    if received() and _code is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_code)
 
 
 def received() -> bool:

@@ -130,9 +130,12 @@ class Marked:
         """A signal to the first process alone."""
         self.process.send_signal(number)
 
-    def all_gone(self):
-        """Wait until nothing of it lives."""
-        until(lambda: not self.all(), "the end of all processes")
+    def all_gone(self, limit_s=10.0):
+        """Nothing of it lives, at least not for long: Ray's processes notice one by one that they are alone."""
+        deadline = time.monotonic() + limit_s
+        while left := self.all():
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
 
     def end(self):
         """End everything that is left."""

@@ -80,7 +80,7 @@ def test_nothing_trained_is_lost_without_ray_either(paced, started):
     stopped = run.training(1.3)
     run.send(signal.SIGINT)
     assert run.ended()[0] == INTERRUPTED
-    assert run.all() == {}
+    run.all_gone()
     assert within_an_epoch(stopped)
     assert started(Run(place, "--executor", "local", pace_s=0.0)).ended()[0] == 0
     assert paced.truth.broken(place) == []
