@@ -141,7 +141,7 @@ def run(
 
     interrupt.install()
     options = run_commands.RunOptions(executor.value, retry, max_concurrent, address)
-    sys.exit(run_commands.run(space, results, options))
+    interrupt.leave(run_commands.run(space, results, options))
 
 
 @app.command()
