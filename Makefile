@@ -15,10 +15,10 @@ quickstart: .venv/installed
 	@echo "MLflow:   $(BIN)/mlflow ui   then open http://127.0.0.1:5000"
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --durations=30 -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --durations=30 -m slow
 
 # Known vulnerabilities of the pinned versions. Its own environment: what checks the packages is not one of them.
 audit:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.errors import SweepError
+from sweep.errors import SweepError, TableError
 
 app = typer.Typer(
     help="Scaling sweeps of image classifiers: with your data, device and training length, is it depth or width "
@@ -21,6 +21,8 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+imports = typer.Typer(help="Make a table of others' results, to be drawn beside yours.", no_args_is_help=True)
+app.add_typer(imports, name="import")
 
 
 class Format(StrEnum):
@@ -44,6 +46,14 @@ Space = Annotated[
 Sweep = Annotated[
     str | None,
     typer.Argument(help="A sweep's name or path, or a Parquet file; by default the newest sweep.", show_default=False),
+]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SWEEP",
+        help="Names, paths or Parquet files, analysed together; by default the newest sweep.",
+        show_default=False,
+    ),
 ]
 Results = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result on stdout.")]
@@ -152,47 +162,99 @@ def status(sweep: Sweep = None, results: Results = RESULTS, format: FormatOption
     commands.status(sweep, results, format.value)
 
 
+def _limits(texts: list[str] | None) -> list[str] | None:
+    """Refuse a limit that is no number; what it is a limit of, the table knows."""
+    for part in ",".join(texts or []).split(",") if texts else []:
+        try:
+            value = float(part.rpartition("=")[2])
+        except ValueError:
+            raise typer.BadParameter(f"{part!r} is neither a number nor COLUMN=NUMBER") from None
+        _not_negative(value)
+    return texts
+
+
+def _max_cost(texts: list[str] | None) -> float | dict[str, float] | None:
+    """The limits as the front takes them: one number, or numbers by column."""
+    parts = [part.rpartition("=") for part in ",".join(texts).split(",")] if texts else []
+    if len(parts) == 1 and not parts[0][0]:
+        return float(parts[0][2])
+    if any(not name.strip() for name, _, _ in parts):
+        raise TableError("--max-cost: of which column is each? right would be COLUMN=NUMBER for all of them")
+    return {name.strip(): float(number) for name, _, number in parts} or None
+
+
+def _columns(text: str | None) -> str | list[str] | None:
+    """One column, or a list of them."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    return names if len(names) > 1 else text
+
+
 @app.command()
 def pareto(
     sweep: Sweep = None,
     budget: Annotated[int | None, typer.Option(help="Epochs; by default every budget in turn.")] = None,
-    cost: Cost = None,
-    max_cost: Annotated[
-        float | None, typer.Option(help="Leave out cells that cost more.", callback=_not_negative)
+    cost: Annotated[
+        str | None,
+        typer.Option(help="Any numeric column, or up to three as A,B; by default train_step_ms.", show_default=False),
     ] = None,
+    max_cost: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[COLUMN=]NUMBER",
+            help="Leave out cells that cost more; COLUMN= says of which column, once for each.",
+            callback=_limits,
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Only rows of this device, or of the one so named.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="How many to recommend, evenly spread in log cost.")] = None,
-    compare: Annotated[str | None, typer.Option(help="Another family of the table: times faster at its top-1.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="FAMILY", help="How many times cheaper the others are at its top-1.")
+    ] = None,
     noise_sd: NoiseSd = None,
     out: Annotated[Path | None, typer.Option(help="Write the recommended cells as a search space.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the front (PNG).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the front (PNG or SVG).")] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="Another table to draw behind it, such as an imported one.")
+    ] = None,
     results: Results = RESULTS,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Recommend configurations: those that no other one beats in both cost and accuracy."""
     from sweep import commands
 
-    query = {"budget": budget, "cost": cost, "max_cost": max_cost, "top": top, "compare": compare}
-    commands.pareto(sweep, results, {**query, "noise_sd": noise_sd}, commands.ParetoOutput(out, plot, format.value))
+    query = {"budget": budget, "cost": _columns(cost), "max_cost": _max_cost(max_cost), "top": top}
+    query |= {"compare": compare, "device": device, "noise_sd": noise_sd}
+    commands.pareto(sweep, results, query, commands.ParetoOutput(out, plot, format.value, reference))
 
 
 @app.command()
 def rules(
-    sweep: Sweep = None,
+    sweeps: Sweeps = None,
     cost: Cost = None,
     noise_sd: NoiseSd = None,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Also say whether verdicts hold at other learning rates.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the depth and width arms (PNG).")] = None,
+    reference_as_evidence: Annotated[
+        bool, typer.Option("--reference-as-evidence", help="Derive rules from an imported table too.")
+    ] = False,
     results: Results = RESULTS,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Say what the table supports: depth, width, mixed or undetermined, and how fast to raise the resolution."""
+    """Say what the table supports: depth, width, mixed or undetermined, and how fast to raise the resolution.
+
+    Several sweeps are one table where they agree in data, protocol and recipe.
+    """
     from sweep import commands
 
-    commands.rules(sweep, results, {"cost": cost, "noise_sd": noise_sd}, plot, format.value)
+    query = {"cost": cost, "noise_sd": noise_sd, "robust": robust}
+    commands.rules(sweeps or [], results, query, plot, format.value, reference_as_evidence)
 
 
 @app.command()
 def report(sweep: Sweep = None, results: Results = RESULTS, cost: Cost = None) -> None:
-    """Write the front and the rules as JSON and pictures into the sweep's report folder."""
+    """Write verdicts, fronts and figures as one page, with JSON and pictures, into the sweep's report folder."""
     from sweep import commands
 
     commands.report(sweep, results, cost)
@@ -220,3 +282,43 @@ def sync(sweep: Sweep = None, results: Results = RESULTS) -> None:
     from sweep import run_commands
 
     run_commands.sync(sweep, results)
+
+
+Name = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name under results/.", show_default=False)]
+Device = Annotated[str | None, typer.Option(help="What the speeds were measured on; by default as the file says.")]
+
+
+@imports.command("timm")
+def import_timm(
+    accuracies: Annotated[Path, typer.Argument(metavar="RESULTS.csv", help="model, img_size, top1, …")],
+    speeds: Annotated[
+        Path, typer.Argument(metavar="BENCHMARK.csv", help="model, infer_img_size, infer_samples_per_sec, …")
+    ],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Its name under results/.", show_default=False)],
+    device: Device = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="What the accuracies are of; by default as the file says.")
+    ] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Read the accuracies and speeds that timm publishes, joined on the model's name and the image size."""
+    from sweep import commands
+
+    commands.import_timm(name, results, (accuracies, speeds), device, dataset)
+
+
+@imports.command("table")
+def import_table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV or Parquet file.")],
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="OWN=COLUMN[*K]", help="Rename a column, and scale it; once for each."),
+    ] = None,
+    name: Name = None,
+    device: Device = None,
+    results: Results = RESULTS,
+) -> None:
+    """Read any table: one row for each model, with a top-1 in percent and at least one cost."""
+    from sweep import commands
+
+    commands.import_table(name, results, file, maps or [], device)

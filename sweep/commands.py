@@ -1,8 +1,9 @@
 """What the commands do that read a table, behind the parser: read, call, print."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ from sweep import display
 from sweep.errors import RefusedError, TableError
 from sweep.layout import SweepFolder, find_table, rows_of
 from sweep.naming import label
-from sweep.parts import read_part
 from sweep.status import COLUMNS, status_of
-from sweep.table import read_columns, read_table
+from sweep.studies import current_rows, planned_cells, planned_trials
+from sweep.table import read_columns
 from workers.files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
+
+    from sweep.imports import Imported
+    from sweep.space import SweepSpec
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class ParetoOutput:
     out: Path | None
     plot: Path | None
     format: str
+    reference: str | None = None
 
 
 def say(text: str) -> None:
@@ -39,7 +43,7 @@ def status(name: str | None, results: Path, output_format: str) -> None:
     """`sweep status`."""
     path = find(name, results)
     rows = read_columns(rows_of(path), COLUMNS).to_pylist() if rows_of(path).exists() else []
-    planned = _planned_cells(path)
+    planned = planned_cells(path, say)
     value = status_of(path, rows, None if planned is None else planned.to_pylist())
     display.show(value, output_format, display.status_table, rows=value["budgets"])
 
@@ -50,7 +54,8 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
 
     _check_picture(output.plot)
     path = find(name, results)
-    table = _current_rows(path)
+    table = current_rows(path, say)
+    reference = _reference(output, results)
     value = find_front(table, **query)
     fronts = value.get("fronts", [value])
     display.show(value, output.format, display.front_tables, rows=[row for front in fronts for row in front["front"]])
@@ -61,8 +66,18 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
     if output.plot:
         from sweep.plots import plot_front
 
-        plot_front(table, output.plot, **{name: query[name] for name in ("budget", "cost", "noise_sd")})
+        asked = {name: query[name] for name in ("budget", "cost", "max_cost", "device", "noise_sd")}
+        plot_front(table, output.plot, reference=reference, **asked)
         say(f"wrote {output.plot}")
+
+
+def _reference(output: ParetoOutput, results: Path) -> "pd.DataFrame | None":
+    """The table that is drawn behind a front and nothing else."""
+    if output.reference is None:
+        return None
+    if output.plot is None:
+        raise TableError("--reference: is only drawn; name the picture with --plot FILE.png")
+    return current_rows(find(output.reference, results), say)
 
 
 def _check_picture(path: Path | None) -> None:
@@ -81,23 +96,105 @@ def _recommended_space(path: Path, members: list[dict[str, Any]]) -> str:
         raise not_as_written(space, "missing")
     if not space.is_file():
         raise TableError(f"--out: {path} has no space.yaml, so its data set and recipe are not known")
-    return dump_space(space_of_cells(read_space(space), members), sweep.__version__)
+    spec = space_of_cells(read_space(space), members)
+    say_what_is_new(spec, members)
+    return dump_space(spec, sweep.__version__)
 
 
-def rules(name: str | None, results: Path, query: Mapping[str, Any], plot: Path | None, output_format: str) -> None:
-    """`sweep rules`."""
+def say_what_is_new(spec: "SweepSpec", members: list[dict[str, Any]]) -> None:
+    """Say where the space means other trials than those that were recommended, such as those of an older recipe."""
+    from sweep.trials import trials_of
+
+    if spec.plugins:  # which only a plug-in could tell, and reading a folder runs none
+        return
+    planned = {trial.trial_id for trial in trials_of(spec)}
+    new = [str(member["trial_id"]) for member in members if member["trial_id"] not in planned]
+    if new:
+        words = (
+            f"{len(new)} of {len(members)} recommended trials are not in the space as it is now: {', '.join(new[:5])}"
+        )
+        say(f"{words}; it trains their cells anew")
+
+
+def rules(
+    names: Sequence[str | None],
+    results: Path,
+    query: Mapping[str, Any],
+    plot: Path | None,
+    output_format: str,
+    reference_as_evidence: bool = False,
+) -> None:
+    """`sweep rules`, of one table or of several together."""
     from sweep.rules import rules as find_rules
 
     _check_picture(plot)
-    path = find(name, results)
-    table = _current_rows(path)
-    value = find_rules(table, planned=_planned(path), **query)
+    paths = list(dict.fromkeys(find(name, results) for name in (names or (None,))))
+    tables = [(str(path), current_rows(path, say)) for path in paths]
+    if not reference_as_evidence:
+        for path, table in tables:
+            _refuse_imported(path, table)
+    rows, planned = _together(paths, tables, bool(query.get("robust")))
+    value = find_rules(rows, planned=planned, **query)
     display.show(value, output_format, display.rules_tables, rows=value["depth_vs_width"])
     if plot:
         from sweep.plots import plot_depth_width
 
         plot_depth_width(value, plot)
         say(f"wrote {plot}")
+
+
+def _together(
+    paths: Sequence[Path], tables: "Sequence[tuple[str, pd.DataFrame]]", robust: bool
+) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    """The rows of all tables, and what was planned for all of them."""
+    quietly = [planned_trials(path, lambda _: None) for path in paths]  # reading the rows has said it
+    if len(tables) == 1:
+        return tables[0][1], quietly[0]
+    from sweep.unions import union, union_of_planned
+
+    rows = union(tables, rates_may_differ=robust)
+    say(f"{len(rows)} trials of {len(tables)} tables, each counted once")
+    devices = sorted(map(str, rows["device"].dropna().unique()))
+    if len(devices) > 1:
+        say(f"note: measured costs are of {len(devices)} devices together: {', '.join(devices)}")
+    return rows, union_of_planned(quietly, tables)
+
+
+def _refuse_imported(path: str, table: "pd.DataFrame") -> None:
+    """Rules are about what was trained alike; what others trained is drawn beside it."""
+    from sweep.imports import MARK
+
+    if MARK in table and (count := int(table[MARK].notna().sum())):
+        origin = table[MARK].dropna().iloc[0]
+        raise TableError(
+            f"{path}: {count} rows were imported from {origin}: a reference, no evidence for a rule; "
+            "--reference-as-evidence takes them for it"
+        )
+
+
+def import_timm(name: str, results: Path, files: tuple[Path, Path], device: str | None, dataset: str | None) -> None:
+    """`sweep import timm`."""
+    from sweep.imports import timm_table
+
+    _keep(name, results, timm_table(name, *files, device, dataset), list(files))
+
+
+def import_table(name: str | None, results: Path, file: Path, maps: list[str], device: str | None) -> None:
+    """`sweep import table`."""
+    from sweep.imports import any_table
+
+    name = name or file.stem
+    _keep(name, results, any_table(name, file, maps, device), [file])
+
+
+def _keep(name: str, results: Path, imported: "Imported", files: list[Path]) -> None:
+    from sweep.imports import write_import
+
+    folder = write_import(results, name, imported, files)
+    for note in imported.notes:
+        say(note)
+    ways = f"`sweep pareto {name}`, `sweep pareto A --plot FILE.png --reference {name}`"
+    say(f"{len(imported.table)} rows in {folder}/; see {ways}")
 
 
 def report(name: str | None, results: Path, cost: str | None) -> None:
@@ -147,48 +244,12 @@ def find(name: str | None, results: Path) -> Path:
     return path
 
 
-def _current_rows(path: Path) -> "pd.DataFrame":
-    """The table without the trials that the sweep's space no longer plans: an edited recipe makes other trials."""
-    table, planned = read_table(rows_of(path)), _planned(path)
-    if planned is None:
-        return table
-    if missing := (~planned["trial_id"].isin(table["trial_id"])).sum():
-        say(f"{missing} of {len(planned)} planned trials have no row: `sweep run` makes those that are missing")
-    current = table["trial_id"].isin(planned["trial_id"])
-    if not current.all():
-        say(f"{(~current).sum()} of {len(table)} rows are of trials that {path}/space.yaml no longer plans: left out")
-    return table[current].reset_index(drop=True)
-
-
-def _planned(path: Path) -> "pd.DataFrame | None":
-    """The cells of a sweep's space as a frame; see `_planned_cells`."""
-    cells = _planned_cells(path)
-    return None if cells is None else cells.to_pandas()
-
-
-def _planned_cells(path: Path) -> "pa.Table | None":
-    """The cells of a sweep's space; None for a table from elsewhere, or where only a plug-in could tell."""
-    folder = SweepFolder(path)
-    if folder.planned.is_file():
-        return read_part(folder.planned)
-    if not folder.space.is_file():
-        return None
-    import pyarrow as pa
-
-    from sweep.rows import planned_columns
-    from sweep.space import load_space, read_space
-    from sweep.trials import trials_of
-
-    if read_space(folder.space).plugins:
-        say(f"{folder.planned}: missing, and only a plug-in could tell what is planned; `sweep run` writes it again")
-        return None
-    return pa.Table.from_pylist([planned_columns(config) for config in trials_of(load_space(folder.space))])
-
-
 def write_report(path: Path, cost: str | None) -> Path:
-    """Fronts and rules as JSON and pictures; the folder that they are in."""
+    """The page, fronts and rules as JSON, and pictures; the folder that they are in."""
     from sweep.report import write_report
+    from sweep.rows import read_history
 
     folder = SweepFolder(path).report if path.is_dir() else path.with_suffix(".report")
-    write_report(_current_rows(path), _planned(path), folder, cost)
+    curves = partial(read_history, SweepFolder(path)) if path.is_dir() else None
+    write_report(current_rows(path, say), planned_trials(path, lambda _: None), folder, cost, curves)
     return folder

@@ -11,6 +11,7 @@ from workers.files import write_bytes
 
 RESULTS = Path("results")
 NOT_SWEEPS = frozenset({"published", "reference", "simulated"})  # folders of sweeps, not sweeps
+IMPORTED = "imported.json"  # in the folder of a table that was imported
 
 
 @dataclass(frozen=True)
@@ -165,18 +166,19 @@ def find_table(sweep: str | None, results: Path = RESULTS) -> Path:
 
 
 def newest_sweep(results: Path) -> Path:
-    """The sweep whose table changed last."""
+    """The sweep whose table changed last; an imported table is none."""
     return sweeps_in(results)[0]
 
 
 def sweeps_in(results: Path) -> list[Path]:
-    """The sweeps' folders, the one whose table changed last first.
+    """The folders of sweeps that were run or planned here, the one whose table changed last first.
 
     Raises:
         TableError: there is none.
     """
     marks = [*results.glob("*/space.yaml"), *results.glob("*/trials")]
-    changed = {mark.parent: mark.stat().st_mtime_ns for mark in marks if mark.parent.name not in NOT_SWEEPS}
+    own = [mark for mark in marks if mark.parent.name not in NOT_SWEEPS and not (mark.parent / IMPORTED).is_file()]
+    changed = {mark.parent: mark.stat().st_mtime_ns for mark in own}
     if not changed:
         raise TableError(f"no sweep under {results}/ yet; `sweep run search_spaces/quickstart.yaml` makes one")
     return sorted(changed, key=lambda folder: changed[folder], reverse=True)

@@ -1,8 +1,8 @@
 """How much two runs of one cell differ, and what that makes of a difference between cells.
 
 All values are percent points of top-1. The noise of one run is, in this order of preference, what the caller
-says, the standard deviation between replicate seeds of a cell (pooled over the cells of a budget), or a
-prior:
+says, the standard deviation between replicate seeds of a cell (pooled over the cells of a budget; where the seeds
+show that it follows the cell's error, as a power of that), or a prior:
 
     s = sqrt(0.10^2 + 100^2 p (1 - p) / n)
 
@@ -29,6 +29,8 @@ SEED_SD = 0.10
 CONFIDENCE = 0.95
 MIN_SCATTER_DF = 4  # fewer say too little of a spread
 MAX_SCATTER_CELLS = 100_000  # tables beyond are not of one sweep
+MIN_TREND_DF = 16  # for saying that noise follows the error
+MIN_TREND_SPREAD = 0.05  # of ln(error) between cells: below it there is nothing to follow
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def prior_sd(top1: Array, images: Array) -> Array:
     return np.sqrt(SEED_SD**2 + np.where(known, 1e4 * p * (1 - p) / n, 0.0))
 
 
+def least_error(images: Array) -> Array:
+    """Half an image in points, so that a cell without any error has a logarithm; 0.005 without a known number."""
+    known = np.isfinite(images) & (images > 0)
+    return np.where(known, 50 / np.where(known, images, 1.0), 0.005)
+
+
 def pooled_sd(values: Array, cells: NDArray[np.int64]) -> tuple[float, float]:
     """Within cells: sqrt(sum of squares / df), and df = sum of (n - 1); NaN without replicates."""
     counts = np.bincount(cells)
@@ -82,6 +90,49 @@ def pooled_sd(values: Array, cells: NDArray[np.int64]) -> tuple[float, float]:
     df = float((counts[counts > 0] - 1).sum())
     squares = float(((values - means[cells]) ** 2).sum())
     return (math.sqrt(squares / df) if df else math.nan), df
+
+
+def sd_by_error(values: Array, cells: NDArray[np.int64], errors: Array) -> Array | None:
+    """Noise of one run of each cell (k,) where it follows the cell's error, s = c x error^b; None where it does not.
+
+    The variances within cells are fitted by maximum likelihood, each being a multiple of chi-squared. The power b is
+    used only if the likelihood ratio rejects b = 0 at 5 %, so that equal noises keep the one pooled estimate.
+
+    Args:
+        values: top-1 of each run, percent.
+        cells: index of each run's cell, 0 to k - 1, each occurring.
+        errors: of each cell, points, above 0, shape (k,).
+    """
+    df: Array = np.bincount(cells).astype(float) - 1
+    means: Array = np.bincount(cells, values) / (df + 1)
+    squares: Array = np.bincount(cells, (values - means[cells]) ** 2).astype(float)
+    logs: Array = np.log(errors) - float(df @ np.log(errors)) / max(float(df.sum()), 1.0)
+    if df.sum() < MIN_TREND_DF or float(df @ logs**2) / df.sum() < MIN_TREND_SPREAD**2:
+        return None
+    start = math.log(float(squares.sum() / df.sum()))
+    level, slope = _variance_trend(df, squares, logs, start)
+    gained = _deviance(df, squares, logs, start, 0.0) - _deviance(df, squares, logs, level, slope)
+    return np.exp((level + slope * logs) / 2) if gained > ndtri((1 + CONFIDENCE) / 2) ** 2 else None
+
+
+def _variance_trend(df: Array, squares: Array, logs: Array, level: float) -> tuple[float, float]:
+    """Level and slope of ln(variance) of greatest likelihood, by Fisher scoring."""
+    found = np.array([level, 0.0])
+    columns = np.column_stack([np.ones_like(logs), logs])
+    information = columns.T @ (columns * df[:, None])
+    for _ in range(50):
+        excess = squares * np.exp(-columns @ found) - df
+        step = np.linalg.solve(information, columns.T @ excess)
+        found = found + step * min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-8:
+            break
+    return float(found[0]), float(found[1])
+
+
+def _deviance(df: Array, squares: Array, logs: Array, level: float, slope: float) -> float:
+    """-2 ln(likelihood) of the variances within cells, up to a constant."""
+    trend = level + slope * logs
+    return float(np.sum(df * trend + squares * np.exp(-trend)))
 
 
 def scatter_sd(top1: Array, images: Array, positions: Array) -> tuple[Array, float]:
@@ -131,10 +182,14 @@ def noise_of_cells(
         return Noise(np.full(k, float(given)), math.inf, f"given: {given:g} points")
     sd, df = pooled_sd(values, cells)
     # Seeds that agree to the last image say that minival is small, not that there is no noise.
-    if df > 0 and sd > 1e-9:
-        return Noise(np.full(k, sd), df, f"replicate seeds, {df:g} degrees of freedom")
     counts = np.bincount(cells)
     means, sizes = np.bincount(cells, values) / counts, np.bincount(cells, images) / counts
+    if df > 0 and sd > 1e-9:
+        words = f"replicate seeds, {df:g} degrees of freedom"
+        trend = sd_by_error(values, cells, np.maximum(100 - means, least_error(sizes)))
+        if trend is not None:
+            return Noise(trend, df, words + ", following the cells' error")
+        return Noise(np.full(k, sd), df, words)
     prior = prior_sd(means, sizes)
     if positions is not None and np.isfinite(sizes).all():
         first = np.unique(cells, return_index=True)[1]

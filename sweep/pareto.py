@@ -1,87 +1,59 @@
 """The Pareto front of a results table: the models that nothing cheaper or equal in cost beats.
 
-A point is dominated if another is at least as accurate and at most as costly, and better in one of the two;
-equal points are on the front together. Accuracy has noise: `p_on_front` is the probability that a cell is on
-the front when every mean is drawn from its error (normal, or Student's t where the noise itself was
-estimated).
+A point is dominated if another is at least as accurate and at most as costly in every cost, and better in one of them;
+equal points are on the front together. Accuracy has noise: `p_on_front` is the probability that a cell is on the front
+when every mean is drawn from its error (normal, or Student's t where the noise itself was estimated), and `group`
+numbers the members that noise does not tell apart.
 """
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from sweep.callable_module import make_callable
 from sweep.errors import TableError
-from sweep.front import Mask, pareto_mask, sorted_front
-from sweep.naming import model_name
-from sweep.noise import Array, noise_of_cells, quantile
-from sweep.rules.cells import (
-    Evidence,
-    gather,
-    images_of,
-    plain,
-    positions_of,
-    refuse_mixtures,
-    sweep_name,
-    tally,
-    whole,
-    with_columns,
-)
-from sweep.rules.variants import PLAIN, codes_of, model_of_variant, recipe_columns
-from workers.families import TIMM
+from sweep.front import pareto_mask
+from sweep.noise import Array
+from sweep.points import Points, as_costs, devices_of, gather_all, named, notes_of, over, points_of
+from sweep.rules.cells import Evidence, plain, refuse_mixtures, sweep_name, tally, whole, with_columns
+from sweep.rules.variants import model_of_variant
+from sweep.speedup import overall_speedup, speedups
+from sweep.standing import chance_on_front, groups_of, tied_with
 
 __all__ = ["pareto", "pareto_mask"]
 
-_CELL = ["family", "width", "depth", "resolution", "epochs", "recipe", "model", "variant"]
 _SHOWN = ("trial_id", "family", "width", "depth", "resolution", "epochs", "model")
 _COUNTS = {"depth", "resolution", "epochs"}
 _RECOMMENDED = 5
-_NUMBERS_DRAWN = 4_000_000
+_TIES_LISTED = 1000
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of every budget alike."""
+    """What is asked of every budget alike; `costs` are the columns that are paid, `limited` those with a limit only."""
 
-    max_cost: float | None
+    costs: list[str]
+    limited: list[str]
+    limits: Mapping[str, float]
     top: int
     compare: str | None
     noise_sd: float | None
-
-
-@dataclass(frozen=True)
-class Points:
-    """The cells of one budget as columns, each the mean of its `runs` seeds; `rows` are the first seeds'."""
-
-    rows: pd.DataFrame
-    cost: Array
-    top1: Array
-    se: Array
-    val: Array
-    runs: NDArray[np.int64]
-    df: float
-
-    def __len__(self) -> int:
-        return len(self.cost)
-
-    def only(self, which: Mask) -> "Points":
-        """The points for which `which` is true."""
-        cost, top1, se = self.cost[which], self.top1[which], self.se[which]
-        return Points(self.rows[which], cost, top1, se, self.val[which], self.runs[which], self.df)
 
 
 def pareto(
     table: pd.DataFrame,
     *,
     budget: int | None = None,
-    cost: str | None = None,
-    max_cost: float | None = None,
+    cost: str | Sequence[str] | None = None,
+    max_cost: float | Mapping[str, float] | None = None,
     top: int | None = None,
     compare: str | None = None,
+    device: str | None = None,
     noise_sd: float | None = None,
 ) -> dict[str, Any]:
     """Front, recommended models and speed-ups of one budget; of every budget, as "fronts", if there are more.
@@ -89,27 +61,42 @@ def pareto(
     Args:
         table: one row per trial; the seeds of one cell are averaged into one point.
         budget: epochs; may be left out.
-        cost: column to keep low; default as in `rules`.
-        max_cost: leave out what costs more.
+        cost: column to keep low, or up to three of them; default as in `rules`.
+        max_cost: leave out what costs more; a limit for each of several columns, by name.
         top: how many members to recommend, evenly spread in log cost (default: at most 5).
-        compare: a family; how much faster is the front of all others at the top-1 of each of its models?
+        compare: a family; how much faster is the front of all others, by the first cost, at the same top-1?
+        device: only rows of this device; capitals make no difference.
         noise_sd: standard deviation of one run in points, in place of replicate seeds and prior.
 
     Raises:
-        TableError: an unknown budget, family or cost, no usable rows, or rows that must not be compared.
+        TableError: an unknown budget, family, device or cost, no usable rows, or rows that must not be compared.
     """
     table = with_columns(table).reset_index(drop=True)
-    refuse_mixtures(table)
-    evidence = gather(table, cost)
+    costs, named_limits = as_costs(cost), max_cost if isinstance(max_cost, Mapping) else {}
+    limited = [name for name in named_limits if name not in costs]
+    evidence = gather_all(table, costs, limited, device)
+    refuse_mixtures(evidence.rows)
+    costs = costs or [evidence.cost]
+    limits = named_limits if isinstance(max_cost, Mapping) else _only_limit(max_cost, costs)
     budgets = sorted({int(value) for value in table["epochs"].dropna().unique()})
     _check(table, budgets, budget, top, compare)
-    question = _Question(max_cost, top or _RECOMMENDED, compare, noise_sd)
+    rest = [name for name in limited if name not in costs]
+    question = _Question(costs, rest, limits, top or _RECOMMENDED, compare, noise_sd)
     chosen: list[int | None] = [budget] if budget is not None else [*budgets] or [None]
     fronts = [_front(table, evidence, name, question) for name in chosen]
     if not any(front["considered"] for front in fronts):
         raise TableError(f"no usable rows: {_reasons(fronts)}; right would be another budget, cost or max_cost")
     several = {"sweep": sweep_name(table), "fronts": fronts}
     return cast(dict[str, Any], plain(fronts[0] if len(fronts) == 1 else several))
+
+
+def _only_limit(max_cost: float | None, costs: list[str]) -> dict[str, float]:
+    """A limit without a name, which is that of the only cost."""
+    if max_cost is None:
+        return {}
+    if len(costs) > 1:
+        raise TableError(f"max_cost {max_cost:g}: of which cost? right would be {costs[0]}={max_cost:g}")
+    return {costs[0]: max_cost}
 
 
 def _check(table: pd.DataFrame, budgets: list[int], budget: int | None, top: int | None, compare: str | None) -> None:
@@ -136,150 +123,90 @@ def _reasons(fronts: list[dict[str, Any]]) -> str:
 def _front(table: pd.DataFrame, evidence: Evidence, budget: int | None, question: _Question) -> dict[str, Any]:
     """The JSON object of one budget."""
     within = table["epochs"] == budget if budget is not None else table["epochs"].isna()
-    excluded = tally(evidence.reasons[within])
-    unplaced = int(table["epochs"].isna().sum()) if budget is not None else 0
-    points = points_of(evidence, evidence.rows[within.loc[evidence.rows.index]], question.noise_sd)
-    dear = points.cost > (math.inf if question.max_cost is None else question.max_cost)
-    excluded |= {"no epochs": unplaced, "over max_cost": int(points.runs[dear].sum())}
-    points = points.only(~dear)
-    members = pareto_mask(points.cost, points.top1)
-    probability = _probability_on_front(points)
-    front = _described(points.only(members), probability[members])
+    rows = evidence.rows[within.loc[evidence.rows.index]]
+    points = points_of(evidence, rows, question.noise_sd, [*question.costs, *question.limited])
+    points, dear = _affordable(points, question)
+    excluded = tally(evidence.reasons[within]) | dear
+    excluded["no epochs"] = int(table["epochs"].isna().sum()) if budget is not None else 0
+    members = pareto_mask(points.costs, points.top1)
+    chance = chance_on_front(points)
+    names = question.costs
+    front = _described(points.only(members), names, chance[members], groups_of(points.only(members)))
     return {
         "sweep": sweep_name(table),
         "budget": budget,
-        "cost": evidence.cost,
+        "cost": names[0],
+        "costs": names,
         "accuracy_column": evidence.accuracy,
+        "devices": devices_of(points.rows),
         "considered": int(points.runs.sum()),
         "cells": len(points),
         "excluded": {reason: n for reason, n in excluded.items() if n},
+        "excluded_trials": named(evidence.reasons[within], table["trial_id"]),
+        "notes": notes_of(points.rows, names),
         "front": front,
+        "ties": _ties(points, names, members, chance),
         "recommended": recommended(front, question.top),
-        "speedups": _speedups(points, question.compare) if question.compare is not None else [],
+        "speedups": speedups(points, question.compare) if question.compare is not None else [],
+        "overall_speedup": overall_speedup(points, question.compare) if question.compare is not None else None,
     }
 
 
-def points_of(evidence: Evidence, rows: pd.DataFrame, noise_sd: float | None) -> Points:
-    """Average the seeds of each cell. Rows without a seed are no replicates: each is a point.
-
-    Of one cell are rows whose family, arguments, resolution, epochs and recipe with all its values are the same.
-    """
-    if rows.empty:
-        nothing = np.zeros(0)
-        return Points(rows, nothing, nothing, nothing, nothing, np.zeros(0, dtype=np.int64), math.inf)
-    alone = np.where(rows["seed"].isna(), np.arange(len(rows)), -1)
-    keys = [name for name in _CELL if name in rows]
-    codes = codes_of(rows.assign(alone=alone), [*keys, *recipe_columns(rows), "alone"])
-    top1 = rows[evidence.accuracy].to_numpy(dtype=float)
-    noise = noise_of_cells(top1, codes, images_of(rows, evidence.accuracy), noise_sd, positions_of(rows))
-    runs = np.bincount(codes)
-    cost = np.bincount(codes, rows[evidence.cost].to_numpy(dtype=float)) / runs
-    val = np.asarray(rows["val_top1"].astype(float).groupby(codes).mean(), dtype=float)
-    # The first seed, not the first line, gives the name.
-    order = np.lexsort((rows["seed"].fillna(0).to_numpy(), codes))
-    first = order[np.concatenate([[0], np.cumsum(runs)[:-1]])]
-    means = np.bincount(codes, top1) / runs
-    return Points(rows.iloc[first], cost, means, noise.sd / np.sqrt(runs), val, runs, noise.df)
+def _affordable(points: Points, question: _Question) -> tuple[Points, dict[str, int]]:
+    """The cells within all limits, without the columns that are only limited; how many runs are over each limit."""
+    names = [*question.costs, *question.limited]
+    dear = over(points, names, question.limits)
+    words = {i: "over max_cost" if i == 0 else f"over max_cost of {name}" for i, name in enumerate(names)}
+    counts = {words[i]: int(points.runs[dear == i].sum()) for i in range(len(names))}
+    kept = points.only(dear < 0)
+    paid = kept.costs[:, : len(question.costs)]
+    return Points(kept.rows, paid, kept.top1, kept.se, kept.val, kept.runs, kept.df), counts
 
 
-def _probability_on_front(points: Points) -> Array:
-    """Share of draws of all means in which each point is on the front."""
-    probability = np.zeros(len(points))
-    if not len(points):
-        return probability
-    order = np.argsort(points.cost)
-    low, high = points.top1 - 8 * points.se, points.top1 + 8 * points.se
-    # Eight standard errors below something cheaper is never on a front, and need not be drawn.
-    hopeful = order[high[order] >= np.maximum.accumulate(low[order])]
-    count = int(np.clip(_NUMBERS_DRAWN // len(hopeful), 100, 4000))
-    generator = np.random.default_rng(20210313)
-    scale = np.ones(count) if math.isinf(points.df) else np.sqrt(points.df / generator.chisquare(points.df, count))
-    errors = generator.standard_normal((count, len(hopeful))) * points.se[hopeful] * scale[:, None]
-    probability[hopeful] = sorted_front(points.cost[hopeful], points.top1[hopeful] + errors).mean(axis=0)
-    return probability
+def _ties(
+    points: Points, names: list[str], members: "np.ndarray[Any, np.dtype[np.bool_]]", chance: Array
+) -> list[dict[str, Any]]:
+    """The cells off the front that noise does not tell from a member which costs no less, each in its group."""
+    member = tied_with(points, members)
+    places = np.flatnonzero(member >= 0)[:_TIES_LISTED]
+    numbers = np.zeros(len(points), dtype=np.int64)
+    numbers[members] = groups_of(points.only(members))
+    return _described(points.only(places), names, chance[places], numbers[member[places]])
 
 
-def _described(points: Points, probability: Array) -> list[dict[str, Any]]:
+def _described(
+    points: Points, costs: Sequence[str], probability: Array, groups: "np.ndarray[Any, np.dtype[np.int64]]"
+) -> list[dict[str, Any]]:
     """The points as JSON, by rising cost."""
     names = [name for name in _SHOWN if name in points.rows]
     shapes = points.rows[names].astype(object).where(points.rows[names].notna(), None).to_dict("records")
     columns = {"n_seeds": points.runs, "top1": points.top1, "top1_se": points.se, "val_top1": points.val}
-    columns |= {"cost": points.cost, "p_on_front": probability}
+    columns |= {"cost": points.cost, "p_on_front": probability, "group": groups}
     entries = []
-    for i in np.lexsort((points.top1, points.cost)):
+    for i in np.lexsort((points.top1, *points.costs.T[::-1])):
         shape = {k: whole(v) if k in _COUNTS and v is not None else v for k, v in shapes[i].items()}
         # A published table names its models; ours are known by the family's arguments.
         shape["model"] = shape.get("model") or model_of_variant(points.rows["variant"].iloc[i])
-        entries.append({**shape, **{name: column[i].item() for name, column in columns.items()}})
+        entry = {**shape, **{name: column[i].item() for name, column in columns.items()}}
+        entries.append(entry | {"costs": dict(zip(costs, points.costs[i].tolist(), strict=True))})
     return entries
 
 
 def recommended(front: list[dict[str, Any]], top: int) -> list[dict[str, Any]]:
     """At most `top` members evenly spread in log cost, the cheapest and the most accurate among them.
 
-    For one model, that is the most accurate one.
+    For one model, that is the most accurate one. Of several costs it is the mean of their logarithms.
     """
     if len(front) <= top:
         return list(front)
-    logs = np.log([member["cost"] for member in front])
-    chosen: list[int] = []
+    logs = np.array([np.mean(np.log(list(member["costs"].values()))) for member in front])
+    chosen = [int(max(range(len(front)), key=lambda i: (front[i]["top1"], i)))]
     # From the dear end: a family of one is its best model.
-    for target in np.linspace(logs[-1], logs[0], top):
+    for target in np.linspace(logs.max(), logs.min(), top)[1:]:
         distance = np.abs(logs - target)
         distance[chosen] = math.inf
         chosen.append(int(len(logs) - 1 - distance[::-1].argmin()))
     return [front[i] for i in sorted(chosen)]
 
 
-def _speedups(points: Points, family: str) -> list[dict[str, Any]]:
-    """Cost of each model of a family over the cost of the others' front at the same top-1.
-
-    Along the front, log cost is linear in top-1 between neighbours; beyond its ends nothing is said. The
-    interval takes the noise of the model and of both neighbours through the slope (delta method).
-    """
-    named = (points.rows["family"] == family).to_numpy(dtype=bool)
-    than, others = points.only(named), points.only(~named)
-    front = others.only(pareto_mask(others.cost, others.top1))
-    front = front.only(_first_of_equals(front.top1))
-    order = np.argsort(front.top1)
-    steps = np.searchsorted(front.top1[order], than.top1)
-    entries = []
-    for i in np.argsort(than.cost):
-        # A model as good as the least accurate member is its neighbour's equal, not below the front.
-        step = max(int(steps[i]), 1) if len(order) > 1 and than.top1[i] >= front.top1[order[0]] else 0
-        if 0 < step < len(order):
-            entries.append(_speedup(than, int(i), front, int(order[step - 1]), int(order[step])))
-    return entries
-
-
-def _first_of_equals(values: Array) -> Mask:
-    mask = np.zeros(len(values), dtype=bool)
-    mask[np.unique(values, return_index=True)[1]] = True
-    return mask
-
-
-def _speedup(than: Points, i: int, front: Points, left: int, right: int) -> dict[str, Any]:
-    """One model against the segment of the front that runs from `left` to `right`."""
-    row = than.rows.iloc[i]
-    at = float(than.top1[i])
-    slope = math.log(front.cost[right] / front.cost[left]) / float(front.top1[right] - front.top1[left])
-    u = float((at - front.top1[left]) / (front.top1[right] - front.top1[left]))
-    faster = math.log(than.cost[i] / front.cost[left]) - slope * (at - float(front.top1[left]))
-    noise = math.hypot(than.se[i], (1 - u) * front.se[left], u * front.se[right])
-    half = quantile(0.975, than.df) * slope * noise
-    named = "model" in row and pd.notna(row["model"])
-    model = row["model"] if named else _name(row)
-    entry = {"than": model, "trial_id": row["trial_id"], "at_top1": at, "cost": float(than.cost[i])}
-    return entry | {
-        "times_faster": math.exp(faster),
-        "ci": (math.exp(faster - half), math.exp(faster + half)),
-    }
-
-
-def _name(row: "pd.Series[Any]") -> str:
-    """A model of ours with its resolution; one that nothing is known of is called by its trial."""
-    shapeless = pd.isna(row["width"]) and pd.isna(row["depth"]) and row["variant"] == PLAIN
-    if shapeless and not str(row["family"]).startswith(TIMM):
-        return str(row["trial_id"])
-    name = model_name(row["family"], row["width"], row["depth"], model_of_variant(row["variant"]))
-    return name if pd.isna(row["resolution"]) else f"{name} {row['resolution']:g}px"
+make_callable(__name__)

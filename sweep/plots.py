@@ -1,7 +1,7 @@
 """Figures: the front of each budget, and depth against width. Written to a file; no window, no global state."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from sweep.imports import LATENCY_KIND
 from sweep.naming import kind_in_words, model_in_words
-from sweep.pareto import Points, pareto, points_of
-from sweep.rules.cells import gather, with_columns
+from sweep.pareto import pareto
+from sweep.points import Points, gather_all, points_of
+from sweep.rules.cells import sweep_name, with_columns
 from sweep.table import COLUMNS
 from workers.files import replaced
 
@@ -27,6 +29,7 @@ _FAMILIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999")
 _RAMP = ("#b9d7ea", "#85bcdb", "#519ccc", "#2878b8", "#0d559f", "#08306b")
 _ARMS = {"depth": (BLUE, "o", "-"), "width": (ORANGE, "s", "--")}
 _VERDICTS = {"depth": BLUE, "width": ORANGE, "mixed": PURPLE, "undetermined": GREY}
+_REFERENCE, _OTHERS = "#8a8a8a", "#c9c9c9"
 _DPI = 150
 _UNITS = {column.name: column.unit for column in COLUMNS}
 _NAMES = {
@@ -53,17 +56,23 @@ def plot_front(
     path: Path,
     *,
     budget: int | None = None,
-    cost: str | None = None,
+    cost: str | Sequence[str] | None = None,
+    max_cost: float | Mapping[str, float] | None = None,
+    device: str | None = None,
     noise_sd: float | None = None,
+    reference: pd.DataFrame | None = None,
 ) -> Path:
     """Draw every cell and the front of each budget (or of one), its recommended members labelled; returns the path.
 
-    Bars are one standard error. Cells are coloured by family where there are several, else by resolution.
+    Bars are one standard error. Cells are coloured by family where there are several, else by resolution. With several
+    costs, the first one is drawn and members are ringed, without a line. The cells of `reference` are drawn behind,
+    with the accuracy and the cost that they have, and belong to no front.
     """
-    result = pareto(table, budget=budget, cost=cost, noise_sd=noise_sd)
+    result = pareto(table, budget=budget, cost=cost, max_cost=max_cost, device=device, noise_sd=noise_sd)
     fronts = [front for front in result.get("fronts", [result]) if front["considered"]]
     table = with_columns(table).reset_index(drop=True)
-    evidence = gather(table, fronts[0]["cost"])
+    evidence = gather_all(table, fronts[0]["costs"], device=device)
+    others = None if reference is None else _reference_points(reference, fronts[0])
     colours = _colours(evidence.rows)
     figure, axes = _panels(len(fronts), 4.5)
     labels: list[_Labels] = []
@@ -71,13 +80,47 @@ def plot_front(
         epochs = evidence.rows["epochs"]
         within = epochs.isna() if front["budget"] is None else epochs == front["budget"]
         points = points_of(evidence, evidence.rows[within], noise_sd)
+        if others is not None:
+            _draw_reference(ax, others, front["budget"])
         _draw_front(ax, points, front, colours)
         _style(ax, front["cost"], front["accuracy_column"], _budget_words(front["budget"]))
+        _say_what_cost_is(ax, front, evidence.rows if others is None else others)
         marks = list(zip(points.cost, points.top1, strict=True))
         labels.append((ax, [(m["cost"], m["top1"], _label(m)) for m in front["recommended"]], marks))
-    _head(figure, f"{result['sweep'] or 'table'}: accuracy against cost", _front_legend(colours))
+    several = len(fronts[0]["costs"]) > 1
+    legend = _front_legend(colours, several) + ([] if others is None else [_reference_legend(others)])
+    _head(figure, f"{result['sweep'] or 'table'}: accuracy against cost", legend)
     _place_labels(figure, labels)
     return _save(figure, path)
+
+
+def _reference_points(reference: pd.DataFrame, front: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a reference that can be drawn: cost, top-1 and what that is, epochs, name."""
+    rows = with_columns(reference).reset_index(drop=True)
+    evidence = gather_all(rows, [front["cost"]])
+    name = evidence.accuracy if evidence.rows[front["accuracy_column"]].isna().all() else front["accuracy_column"]
+    rows = evidence.rows.assign(drawn_cost=evidence.rows[front["cost"]], drawn_top1=evidence.rows[name])
+    return rows.assign(drawn_as=f"{sweep_name(rows) or 'another table'}, {_ACCURACIES[name].removesuffix(' (%)')}")
+
+
+def _draw_reference(ax: Any, others: pd.DataFrame, budget: int | None) -> None:
+    """Where a row says its epochs, it belongs to that budget; else to all."""
+    shown = others[others["epochs"].isna() | (others["epochs"] == budget)]
+    style = {"facecolors": "none", "edgecolors": _REFERENCE, "linewidths": 0.9, "marker": "D"}
+    ax.scatter(shown["drawn_cost"], shown["drawn_top1"], s=16, alpha=0.8, zorder=1, **style)
+
+
+def _reference_legend(others: pd.DataFrame) -> Line2D:
+    style: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markersize": 5, "linestyle": ""}
+    return Line2D([], [], color=_REFERENCE, label=f"reference: {others['drawn_as'].iloc[0]}", **style)
+
+
+def _say_what_cost_is(ax: Any, front: dict[str, Any], rows: pd.DataFrame) -> None:
+    """Imported latencies are those of whole batches."""
+    if front["cost"] == "infer_latency_ms" and LATENCY_KIND in rows and rows[LATENCY_KIND].notna().any():
+        all_of_them = rows[LATENCY_KIND].notna().all() and "drawn_as" not in rows
+        words = "inverse throughput" if all_of_them else "inference latency (reference: inverse throughput)"
+        ax.set_xlabel(f"{words}, infer_latency_ms (ms), log scale", color=INK, fontsize=9)
 
 
 def plot_depth_width(result: dict[str, Any], path: Path) -> Path:
@@ -123,7 +166,9 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Any]]:
 def _head(figure: Figure, title: str, handles: Sequence[Line2D]) -> None:
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)
     style = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
-    figure.legend(handles=handles, ncols=min(len(handles), 8), **style)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = int(figure.get_figwidth() * 13 / (longest + 6))  # some 13 letters to an inch
+    figure.legend(handles=handles, ncols=min(max(columns, 1), len(handles), 8), **style)
 
 
 def _style(ax: Any, cost: str, accuracy: str, title: str, colour: str = INK) -> None:
@@ -166,9 +211,11 @@ def _budget_words(budget: int | None) -> str:
 
 def _colours(rows: pd.DataFrame) -> dict[Any, tuple[str, str]]:
     """(colour, words) by family where there are several, else by resolution."""
-    families = sorted(map(str, rows["family"].dropna().unique()))
+    counts = rows["family"].dropna().astype(str).value_counts()
+    families = sorted(counts.index[: len(_FAMILIES)])
     if len(families) > 1:
-        return {name: (_FAMILIES[i % len(_FAMILIES)], name) for i, name in enumerate(families)}
+        others = dict.fromkeys(counts.index[len(_FAMILIES) :], (_OTHERS, "other families"))
+        return {name: (_FAMILIES[i], name) for i, name in enumerate(families)} | others
     sizes = sorted(rows["resolution"].dropna().unique())
     step = (len(_RAMP) - 1) / max(len(sizes) - 1, 1)
     return {size: (_RAMP[round(i * step)], f"{size:g} px") for i, size in enumerate(sizes)}
@@ -180,15 +227,19 @@ def _draw_front(ax: Any, points: Points, front: dict[str, Any], colours: dict[An
     ax.errorbar(points.cost, points.top1, points.se, fmt="none", ecolor="#b0b0b0", elinewidth=0.9, zorder=1)
     ax.scatter(points.cost, points.top1, c=shades, s=30, alpha=0.9, linewidths=0, zorder=2)
     cost, top1 = ([member[key] for member in front["front"]] for key in ("cost", "top1"))
-    # A step: between two members, the cheaper one is the best that the money buys.
-    ax.step(cost, top1, where="post", color=INK, linewidth=1.5, zorder=3)
+    if len(front["costs"]) == 1:
+        # A step: between two members, the cheaper one is the best that the money buys.
+        ax.step(cost, top1, where="post", color=INK, linewidth=1.5, zorder=3)
     ax.scatter(cost, top1, s=52, facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4)
 
 
-def _front_legend(colours: dict[Any, tuple[str, str]]) -> list[Line2D]:
-    dots = [Line2D([], [], marker="o", linestyle="", color=colour, label=words) for colour, words in colours.values()]
+def _front_legend(colours: dict[Any, tuple[str, str]], several: bool = False) -> list[Line2D]:
+    kinds = dict.fromkeys(colours.values())
+    dots = [Line2D([], [], marker="o", linestyle="", color=colour, label=words) for colour, words in kinds]
     ring: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markersize": 7}
-    return [Line2D([], [], color=INK, linewidth=1.5, label="Pareto front", **ring), *dots]
+    line: dict[str, Any] = {"linestyle": ""} if several else {"linewidth": 1.5}
+    words = "Pareto front in all costs" if several else "Pareto front"
+    return [Line2D([], [], color=INK, label=words, **line, **ring), *dots]
 
 
 def _label(member: dict[str, Any]) -> str:

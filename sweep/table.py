@@ -173,7 +173,8 @@ def read_columns(path: Path, names: list[str] | None = None) -> pa.Table:
     for column in COLUMNS:
         if column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(len(table), column.type))
-    return checked(path, table if names is None else table.select(names))
+    table = checked(path, table)
+    return table if names is None else table.select(names)
 
 
 def _read_file(path: Path) -> pa.Table:

@@ -6,11 +6,11 @@ its limits.
 """
 
 from collections import Counter
-from itertools import combinations
 from typing import Any, cast
 
 import pandas as pd
 
+from sweep.callable_module import make_callable
 from sweep.errors import NoRulesError
 from sweep.noise import describe, root_mean_square
 from sweep.rules.cells import (
@@ -24,13 +24,12 @@ from sweep.rules.cells import (
     sweep_name,
     with_columns,
 )
-from sweep.rules.coverage import Group, Missing, coverage, fate_of, missing_cells
-from sweep.rules.depth_width import by_budget, compare
-from sweep.rules.regime import regimes
-from sweep.rules.resolution import exponent_and_path
-from sweep.rules.steps import steps
-from sweep.rules.transfer import transfer
+from sweep.rules.coverage import coverage, fates_of
+from sweep.rules.flops import flops_not_latency
+from sweep.rules.robust import SCALE, with_scale
+from sweep.rules.robust import robust as robust_entries
 from sweep.rules.variants import refuse_two_recipes
+from sweep.rules.verdicts import budgets, depth_or_width, exponents_and_paths, regimes_of, resolution_steps, transfers
 
 __all__ = ["rules"]
 
@@ -41,30 +40,36 @@ def rules(
     cost: str | None = None,
     planned: pd.DataFrame | None = None,
     noise_sd: float | None = None,
+    robust: bool = False,
 ) -> dict[str, Any]:
     """Derive the scaling rules of a results table.
 
     Args:
-        table: one row per trial; rows without depth, width or resolution are left aside.
+        table: one row per trial; rows without depth, width or resolution are left aside, and so are those of another
+            learning rate than the recipe's (`lr_scale` other than 1), which only `robust` is about.
         cost: column that is the price of a model; by default the first of train_step_ms, infer_latency_ms and
             macs_per_image that has values.
         planned: the trials that were planned (trial_id, family, width, depth, resolution, epochs, seed), for coverage;
             by default the rows of the table.
         noise_sd: standard deviation of one run in points, in place of replicate seeds and prior.
+        robust: also say, as `robust`, whether each depth-or-width verdict holds at the other learning rates that the
+            table has and at each cell's best.
 
     Raises:
         TableError: nothing to analyse, an unsuitable cost, or rows that must not be compared.
     """
     table = with_columns(table)
     aside = left_aside(table)
-    table = _concerned(table, aside)
-    planned = table if planned is None else _with_shape(with_columns(planned))
+    everything = with_scale(_concerned(table, aside), derive=robust)
+    table = _at_own_rate(everything)
+    aside += _at_other_rates(everything)
+    planned = table if planned is None else _planned_at_own_rate(_with_shape(with_columns(planned)), everything)
     evidence = gather(table, cost)
     refuse_two_recipes(evidence.rows, ["family", "variant", *AXES, "epochs"])
     studies, noises = studies_of(evidence, evidence.accuracy, noise_sd)
-    fates = fate_of(planned, table, evidence)
-    entries = _depth_or_width(studies, missing_cells(fates))
-    surfaces = [exponent_and_path(study, evidence.cost) for study in studies]
+    fates, trials = fates_of(planned, table, evidence)
+    entries = depth_or_width(studies, fates)
+    exponents, path = exponents_and_paths(studies, fates, evidence.cost)
     result = {
         "sweep": sweep_name(table),
         "cost": evidence.cost,
@@ -73,15 +78,51 @@ def rules(
         "noise_source": describe(noises),
         "left_aside": aside,
         "depth_vs_width": [entry for group in entries.values() for entry in group],
-        "depth_vs_width_by_budget": [by_budget(group, _empty(name)) for name, group in entries.items()],
-        "resolution_steps": [step for study in studies for step in steps(study)],
-        "resolution_exponent": [entry for entry, _ in surfaces],
-        "path": [point for _, path in surfaces for point in path],
-        "regime": _regimes(evidence, studies, noise_sd),
-        "transfer": _transfers(studies, entries),
-        "coverage": coverage(fates),
+        "depth_vs_width_by_budget": budgets(entries, fates),
+        "resolution_steps": resolution_steps(studies, fates),
+        "resolution_exponent": exponents,
+        "path": path,
+        "regime": regimes_of(studies, _trained(evidence, noise_sd), fates),
+        "transfer": transfers(studies, entries, fates),
+        "flops_not_latency": flops_not_latency(evidence, studies),
+        "coverage": coverage(trials),
     }
+    if robust:
+        result["robust"] = robust_entries(gather(everything, evidence.cost), entries, fates, noise_sd)
     return cast(dict[str, Any], plain(result))
+
+
+def _at_own_rate(table: pd.DataFrame) -> pd.DataFrame:
+    own = (table[SCALE] - 1).abs() < 1e-6
+    if not own.any():
+        rates = ", ".join(f"{scale:g}" for scale in sorted(table[SCALE].unique()))
+        raise NoRulesError(f"no usable rows: rules are about {SCALE} 1, and the table has {rates}")
+    return table[own].reset_index(drop=True)
+
+
+def _at_other_rates(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """How many rows of each family are of another learning rate than the recipe's."""
+    others = table[(table[SCALE] - 1).abs() >= 1e-6]
+    found = []
+    for family, part in others.groupby("family", dropna=False):
+        rates = ", ".join(f"{scale:g}" for scale in sorted(part[SCALE].unique()))
+        name = str(family) if isinstance(family, str) else None
+        found.append({"family": name, "rows": len(part), "reason": f"{SCALE} {rates}, which --robust is about"})
+    return found
+
+
+def _planned_at_own_rate(planned: pd.DataFrame, everything: pd.DataFrame) -> pd.DataFrame:
+    """The planned trials without those that the table, or they themselves, say are of another rate."""
+    planned = planned.reset_index(drop=True)
+    others = set(everything["trial_id"][(everything[SCALE] - 1).abs() >= 1e-6].dropna())
+    scales = with_scale(planned, derive=False)[SCALE]
+    return planned[((scales - 1).abs() < 1e-6) & ~planned["trial_id"].isin(others)].reset_index(drop=True)
+
+
+def _trained(evidence: Evidence, noise_sd: float | None) -> list[Study]:
+    """The studies with train top-1 for accuracy; none where it was not measured."""
+    known = evidence.rows["train_top1"].notna().any()
+    return studies_of(evidence, "train_top1", noise_sd)[0] if known else []
 
 
 def _with_shape(table: pd.DataFrame) -> pd.DataFrame:
@@ -112,49 +153,4 @@ def _concerned(table: pd.DataFrame, aside: list[dict[str, Any]]) -> pd.DataFrame
     return rows
 
 
-def _depth_or_width(
-    studies: list[Study], missing: dict[Group, dict[float, Missing]]
-) -> dict[Group, list[dict[str, Any]]]:
-    """Entries of every family, budget and resolution that was planned or has evidence."""
-    found = {_group(study): study for study in studies}
-    groups = sorted(missing.keys() | found.keys(), key=lambda g: (g[0] or "", g[1], g[2] or 0))
-    entries = {}
-    for group in groups:
-        study = found.get(group) or _empty(group)
-        gaps = missing.get(group, {})
-        sizes = sorted(gaps.keys() | set(study.resolutions()))
-        entries[group] = [compare(study, size, gaps.get(size, {})) for size in sizes]
-    return entries
-
-
-def _group(study: Study) -> Group:
-    return study.family, study.variant, study.budget
-
-
-def _empty(group: Group) -> Study:
-    """A study without evidence."""
-    family, variant, budget = group
-    return Study(family, budget, {}, float("inf"), variant)
-
-
-def _regimes(evidence: Evidence, studies: list[Study], noise_sd: float | None) -> list[dict[str, Any]]:
-    if not evidence.rows["train_top1"].notna().any():
-        return []
-    trained, _ = studies_of(evidence, "train_top1", noise_sd)
-    by_name = {_group(study): study for study in trained}
-    pairs = [(study, by_name.get(_group(study))) for study in studies]
-    return [entry for study, train in pairs if train for entry in regimes(study, train)]
-
-
-def _transfers(studies: list[Study], entries: dict[Group, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    found = []
-    for kind in dict.fromkeys((study.family, study.variant) for study in studies):
-        own = [s for s in studies if (s.family, s.variant) == kind and s.budget is not None]
-        verdicts = {
-            group[2]: {entry["resolution"]: entry["verdict"] for entry in found_there}
-            for group, found_there in entries.items()
-            if group[:2] == kind
-        }
-        ordered = sorted(own, key=lambda s: s.budget or 0)
-        found += [transfer(short, long, verdicts) for short, long in combinations(ordered, 2)]
-    return found
+make_callable(__name__)

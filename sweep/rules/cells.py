@@ -1,8 +1,10 @@
 """From the rows of a results table to cells: what counts as evidence, and what rules are made of."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -125,16 +127,25 @@ class Study:
         """Resolutions that have any evidence, ascending."""
         return sorted({cell.resolution for cell in self.cells.values()})
 
+    @cached_property
+    def _lines(self) -> dict[tuple[str, Key], list[Cell]]:
+        """Cells by axis and by their place on the other two, ascending along the axis."""
+        lines: dict[tuple[str, Key], list[Cell]] = defaultdict(list)
+        for cell in sorted(self.cells.values(), key=lambda cell: cell.key):
+            for axis in AXES:
+                lines[axis, _place(cell, axis)].append(cell)
+        return lines
+
     def arm(self, base: Cell, axis: str) -> list[Cell]:
         """Cells larger than `base` along one axis and equal to it on the others, ascending."""
-        others = [name for name in AXES if name != axis]
-        found = [
-            cell
-            for cell in self.cells.values()
-            if getattr(cell, axis) > getattr(base, axis)
-            and all(getattr(cell, name) == getattr(base, name) for name in others)
-        ]
-        return sorted(found, key=lambda cell: float(getattr(cell, axis)))
+        start = getattr(base, axis)
+        return [cell for cell in self._lines.get((axis, _place(base, axis)), ()) if getattr(cell, axis) > start]
+
+
+def _place(cell: Cell, axis: str) -> Key:
+    """Where a cell is on the other axes than this one."""
+    depth, width, resolution = (0.0 if name == axis else value for name, value in zip(AXES, cell.key, strict=True))
+    return depth, width, resolution
 
 
 def with_columns(table: pd.DataFrame) -> pd.DataFrame:

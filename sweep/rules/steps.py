@@ -6,6 +6,7 @@ the intervals of the (one or two) differences hold together at 95 % (Bonferroni)
 common to both slopes.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from sweep.noise import CONFIDENCE
@@ -16,14 +17,44 @@ from sweep.rules.depth_width import weighted_sum
 _LEAST_DOUBLING = 0.0144
 
 
-def steps(study: Study) -> list[dict[str, Any]]:
-    """The `resolution_steps` entries of a study: one for each two neighbouring resolutions of one shape."""
-    entries = []
+@dataclass(frozen=True)
+class Step:
+    """One step in resolution and its alternatives, as weights on cell means: points per doubling of cost."""
+
+    base: Cell
+    larger: Cell
+    slope: Weights | None  # None where the cost does not rise
+    others: dict[str, tuple[Cell, Weights]]  # by axis: the next deeper and the next wider cell
+
+    @property
+    def confidence(self) -> float:
+        """Of each difference, so that all of them hold together at 95 %."""
+        return 1 - (1 - CONFIDENCE) / max(len(self.others), 1)
+
+    def differences(self) -> dict[str, Weights]:
+        """Resolution's slope minus that of each alternative."""
+        assert self.slope is not None
+        return {axis: weighted_sum((1.0, self.slope), (-1.0, other)) for axis, (_, other) in self.others.items()}
+
+
+def steps_of(study: Study) -> list[Step]:
+    """One step for each two neighbouring resolutions of one shape."""
+    found = []
     for base in sorted(study.cells.values(), key=lambda cell: cell.key):
-        larger = study.arm(base, "resolution")
-        if larger:
-            entries.append(_step(study, base, larger[0]))
-    return entries
+        larger = study.arm(base, "resolution")[:1]
+        found += [Step(base, cell, _slope(base, cell), _others(study, base)) for cell in larger]
+    return found
+
+
+def _others(study: Study, base: Cell) -> dict[str, tuple[Cell, Weights]]:
+    nearest = {axis: study.arm(base, axis)[:1] for axis in ("depth", "width")}
+    slopes = {axis: (cell, _slope(base, cell)) for axis, cells in nearest.items() for cell in cells}
+    return {axis: (cell, slope) for axis, (cell, slope) in slopes.items() if slope is not None}
+
+
+def steps(study: Study) -> list[dict[str, Any]]:
+    """The `resolution_steps` entries of a study."""
+    return [_described(study, step) for step in steps_of(study)]
 
 
 def _slope(base: Cell, larger: Cell) -> Weights | None:
@@ -34,60 +65,52 @@ def _slope(base: Cell, larger: Cell) -> Weights | None:
     return {larger.key: 1 / doublings, base.key: -1 / doublings}
 
 
-def _step(study: Study, base: Cell, larger: Cell) -> dict[str, Any]:
-    slope = _slope(base, larger)
+def _described(study: Study, step: Step) -> dict[str, Any]:
     entry: dict[str, Any] = {
         **study.named,
-        "depth": base.depth,
-        "width": base.width,
-        "from": base.resolution,
-        "to": larger.resolution,
+        "depth": step.base.depth,
+        "width": step.base.width,
+        "from": step.base.resolution,
+        "to": step.larger.resolution,
         "points_per_doubling": None,
         "ci": None,
         "best_alternative": None,
         "alternatives": [],
         "verdict": "undetermined",
     }
-    if slope is None:
+    if step.slope is None:
         return entry | {"reason": "the step in resolution does not raise the cost"}
-    own = study.estimate(slope)
+    own = study.estimate(step.slope)
     entry |= {"points_per_doubling": own.value, "ci": own.interval()}
-    alternatives = _alternatives(study, base, slope)
-    if not alternatives:
+    if not step.others:
         return entry | {"reason": "no deeper or wider cell from this base"}
+    alternatives = _alternatives(study, step)
     best = max(alternatives, key=lambda a: float(a["points_per_doubling"]))
-    verdict, reason = _judge(alternatives)
+    verdict, reason = judge(alternatives)
     named = {"best_alternative": best["axis"], "alternatives": alternatives}
     return entry | named | {"verdict": verdict, "reason": reason}
 
 
-def _alternatives(study: Study, base: Cell, slope: Weights) -> list[dict[str, Any]]:
+def _alternatives(study: Study, step: Step) -> list[dict[str, Any]]:
     """The next deeper and the next wider cell, each with resolution's slope minus its own."""
-    found = []
-    for axis in ("depth", "width"):
-        arm = study.arm(base, axis)
-        other = _slope(base, arm[0]) if arm else None
-        if other is not None:
-            found.append((axis, getattr(arm[0], axis), other))
-    together = 1 - (1 - CONFIDENCE) / max(len(found), 1)
     entries = []
-    for axis, to, other in found:
-        difference = study.estimate(weighted_sum((1.0, slope), (-1.0, other)))
-        slope_points = study.estimate(other).value
-        numbers: dict[str, Any] = {"points_per_doubling": slope_points, "difference": difference.value}
+    for axis, weights in step.differences().items():
+        cell, slope = step.others[axis]
+        difference = study.estimate(weights)
         entries.append(
             {
                 "axis": axis,
-                "to": to,
-                **numbers,
-                "ci": difference.interval(together),
-                "side": difference.side(together),
+                "to": getattr(cell, axis),
+                "points_per_doubling": study.estimate(slope).value,
+                "difference": difference.value,
+                "ci": difference.interval(step.confidence),
+                "side": difference.side(step.confidence),
             }
         )
     return entries
 
 
-def _judge(alternatives: list[dict[str, Any]]) -> tuple[str, str | None]:
+def judge(alternatives: list[dict[str, Any]]) -> tuple[str, str | None]:
     """Raise if resolution beats all alternatives; prefer the best of those that beat resolution."""
     if all(alternative["side"] > 0 for alternative in alternatives):
         return "raise", None

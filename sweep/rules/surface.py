@@ -3,17 +3,20 @@
     ln(error) = quadratic in z (10 coefficients),  log2(cost) = c0 + c . z,  z = (log2 axes, each scaled to
     [-1, 1])
 
-error = 100 - top-1 in points. Least squares over cell means; the residual, lack of fit included, gives the
-covariance of the coefficients, with n - 10 degrees of freedom. On the grid of arXiv 2103.07579 at 350 epochs
-the residual is 2.4 %.
+error = 100 - top-1 in points. Ordinary least squares over cell means: the coefficients are the same functional of the
+means whatever their noise. Their covariance is that of the noise, where seeds tell it (a surface that does not fit is
+then tested for, not counted as noise); else the residual's, lack of fit included, where that is larger. On the grid
+of arXiv 2103.07579 at 350 epochs the residual is 2.4 %.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from scipy.special import chdtrc, fdtrc
 
-from sweep.noise import Array, quantile
+from sweep.noise import Array, least_error, quantile
 from sweep.rules.cells import AXES, Study
 
 COEFFICIENTS = 10
@@ -27,31 +30,47 @@ class UnfitError(Exception):
 
 
 @dataclass(frozen=True)
-class Surface:
-    """A fitted surface. `centre` and `half` map z to log2 of (depth, width, resolution)."""
+class Design:
+    """What a fit owes to where its k cells lie and what they cost. `centre` and `half` map z to log2 of the axes."""
 
-    beta: Array  # (10,)
-    covariance: Array  # (10, 10)
-    df: int
-    residual: float  # of ln(error), so 0.024 is 2.4 %
+    features: Array  # (k, 10)
+    inverse: Array  # (10, 10): (X'X)^-1
     centre: Array  # (3,)
     half: Array  # (3,)
     cost0: float
     cost: Array  # (3,) doublings of cost per unit of z
     levels: tuple[float, float]  # fitted log2 cost of the cheapest and of the dearest cell
-    reach: float  # largest leverage of a cell: points beyond it are extrapolated
+
+    @property
+    def solve(self) -> Array:
+        """(10, k): coefficients = solve @ ln(error)."""
+        return np.asarray(self.inverse @ self.features.T)
+
+    @property
+    def leverages(self) -> Array:
+        """(k,): how much of each cell's own value is in its fitted one."""
+        return np.asarray(((self.features @ self.inverse) * self.features).sum(axis=1))
 
     def axes(self, z: Array) -> Array:
         """Depth, width and resolution at z (..., 3)."""
         return np.asarray(2.0 ** (self.centre + self.half * z), dtype=float)
 
-    def draws(self, count: int) -> Array:
-        """(count, 10) coefficients from their multivariate t, always the same ones."""
-        generator = np.random.default_rng(20210313)
-        factor = np.linalg.cholesky(self.covariance + 1e-18 * np.eye(COEFFICIENTS))
-        scale = np.sqrt(self.df / generator.chisquare(self.df, count))
-        normal = generator.standard_normal((count, COEFFICIENTS))
-        return np.asarray(self.beta + (normal @ factor.T) * scale[:, None])
+    def extrapolates(self, z: Array) -> bool:
+        """Whether z (3,) lies farther out than any cell."""
+        row = features(z)
+        return float(row @ self.inverse @ row) > float(self.leverages.max()) * (1 + 1e-6)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A fitted surface."""
+
+    design: Design
+    beta: Array  # (10,)
+    covariance: Array  # (10, 10)
+    df: float
+    residual: float  # of ln(error), so 0.024 is 2.4 %
+    lack_of_fit_p: float  # chance of such a residual, or a larger one, from noise alone
 
     def top1(self, z: Array) -> tuple[float, tuple[float, float]]:
         """Top-1 at one z and its 95 % interval, percent."""
@@ -63,16 +82,11 @@ class Surface:
             100 - float(np.exp(middle - half)),
         )
 
-    def leverage(self, z: Array) -> float:
-        """Variance of the fit at z over the residual variance: how far z is from the cells."""
-        row = features(z)
-        return float(row @ self.covariance @ row) / max(self.residual**2, 1e-30)
-
     def returns(self, z: Array) -> dict[str, float]:
         """Points of top-1 per doubling of cost along each axis at z."""
-        slope = self.beta[1:4] + _hessian(self.beta) @ z
+        slope = self.beta[1:4] + hessian(self.beta) @ z
         error = float(np.exp(features(z) @ self.beta))
-        return {axis: -error * float(s / c) for axis, s, c in zip(AXES, slope, self.cost, strict=True)}
+        return {axis: -error * float(s / c) for axis, s, c in zip(AXES, slope, self.design.cost, strict=True)}
 
 
 def features(z: Array) -> Array:
@@ -81,7 +95,7 @@ def features(z: Array) -> Array:
     return np.stack([np.ones(z.shape[:-1]), *np.moveaxis(z, -1, 0), *np.moveaxis(z**2, -1, 0), *products], axis=-1)
 
 
-def _hessian(beta: Array) -> Array:
+def hessian(beta: Array) -> Array:
     """(..., 10) -> (..., 3, 3) second derivatives."""
     second = np.zeros((*beta.shape[:-1], 3, 3))
     for i in range(3):
@@ -91,38 +105,59 @@ def _hessian(beta: Array) -> Array:
     return second
 
 
-def fit(study: Study) -> Surface:
-    """Fit the surface to the cells of a study.
+def design_of(axes: Array, log_costs: Array) -> Design:
+    """The design of cells at axes (k, 3) with log2 costs (k,).
 
     Raises:
         UnfitError: too few levels or cells, axes not crossed, ill-conditioned, or a cost that an axis does
         not raise.
     """
-    cells = list(study.cells.values())
-    axes = np.array([cell.key for cell in cells], dtype=float).reshape(-1, 3)
     _enough_levels(axes)
     logs = np.log2(axes)
     low, high = logs.min(axis=0), logs.max(axis=0)
     centre, half = (low + high) / 2, (high - low) / 2
-    z = (logs - centre) / half
-    design = features(z)
-    inverse = _inverse(design)
-    error = np.log([max(100 - cell.top1, _least_error(cell.images)) for cell in cells])
-    beta = inverse @ design.T @ error
-    df = len(cells) - COEFFICIENTS
-    residual = float(np.sqrt(np.sum((error - design @ beta) ** 2) / df))
-    cost = np.linalg.lstsq(design[:, :4], np.array([cell.log_cost for cell in cells]))[0]
+    rows = features((logs - centre) / half)
+    inverse = _inverse(rows)
+    cost = np.asarray(np.linalg.lstsq(rows[:, :4], log_costs)[0], dtype=float)
     _costs_rise(cost[1:])
-    fitted = design[:, :4] @ cost
+    fitted = rows[:, :4] @ cost
     levels = (float(fitted.min()), float(fitted.max()))
-    reach = float(np.einsum("ij,jk,ik->i", design, inverse, design).max())
-    covariance = residual**2 * inverse
-    return Surface(beta, covariance, df, residual, centre, half, float(cost[0]), cost[1:], levels, reach)
+    return Design(rows, inverse, centre, half, float(cost[0]), cost[1:], levels)
 
 
-def _least_error(images: float) -> float:
-    """Half an image, so that a cell without any error has a logarithm."""
-    return 50 / images if np.isfinite(images) and images > 0 else 0.005
+def fit(study: Study) -> Surface:
+    """Fit the surface to the cells of a study.
+
+    Raises:
+        UnfitError: as in `design_of`.
+    """
+    cells = list(study.cells.values())
+    axes = np.array([cell.key for cell in cells], dtype=float).reshape(-1, 3)
+    design = design_of(axes, np.array([cell.log_cost for cell in cells]))
+    least = least_error(np.array([cell.images for cell in cells]))
+    errors = np.maximum(100 - np.array([cell.top1 for cell in cells]), least)
+    return fit_errors(design, errors, np.array([cell.se for cell in cells]), study.df)
+
+
+def fit_errors(design: Design, errors: Array, ses: Array, df: float) -> Surface:
+    """Fit the surface to errors (k,) in points with standard errors (k,) that have `df` degrees of freedom."""
+    logs, solve = np.log(errors), design.solve
+    beta = solve @ logs
+    spare = len(errors) - COEFFICIENTS
+    squares = float(np.sum((logs - design.features @ beta) ** 2))
+    variances = (ses / errors) ** 2  # of ln(error), to first order
+    expected = float(variances @ (1 - design.leverages))  # of `squares`, from noise alone
+    p = _tail(squares / expected, spare, df) if expected > 0 else math.nan
+    covariance = (solve * variances) @ solve.T
+    # A noise that no seed has told is a lower bound: what the surface leaves over may be noise as well.
+    if math.isinf(df) and squares > expected:
+        covariance, df = squares / spare * design.inverse, float(spare)
+    return Surface(design, beta, covariance, df, math.sqrt(squares / spare), p)
+
+
+def _tail(ratio: float, spare: int, df: float) -> float:
+    """Chance of a larger ratio of residual to noise variance."""
+    return float(chdtrc(spare, spare * ratio) if math.isinf(df) else fdtrc(spare, df, ratio))
 
 
 def _enough_levels(axes: Array) -> None:
@@ -165,7 +200,7 @@ def _costs_rise(cost: Array) -> None:
             raise UnfitError(f"the cost does not rise with {name}")
 
 
-def best_path(surface: Surface, betas: Array, levels: Array) -> Array:
+def best_path(design: Design, betas: Array, levels: Array) -> Array:
     """(m, k, 3): the z in the box [-1, 1]^3 of least ln(error) at each of k log2 costs, for each of m betas.
 
     On the plane of equal cost the optimum of a quadratic is stationary on the inside, on a face or on an edge
@@ -177,7 +212,7 @@ def best_path(surface: Surface, betas: Array, levels: Array) -> Array:
     for pattern in product((None, -1.0, 1.0), repeat=3):
         free = [i for i, value in enumerate(pattern) if value is None]
         if free:
-            z = _stationary(surface, betas, levels, pattern, free)
+            z = _stationary(design, betas, levels, pattern, free)
             inside = (np.abs(z) <= 1 + 1e-9).all(axis=-1)
             value = np.where(inside, np.einsum("mkf,mf->mk", features(z), betas), np.inf)
             path = np.where((value < best)[..., None], z, path)
@@ -186,19 +221,19 @@ def best_path(surface: Surface, betas: Array, levels: Array) -> Array:
 
 
 def _stationary(
-    surface: Surface, betas: Array, levels: Array, pattern: tuple[float | None, ...], free: list[int]
+    design: Design, betas: Array, levels: Array, pattern: tuple[float | None, ...], free: list[int]
 ) -> Array:
     """Stationary point of the quadratic on the plane of each cost, the pattern's axes held at bounds."""
     held = np.array([value or 0.0 for value in pattern])
-    slope = surface.cost[free]
+    slope = design.cost[free]
     z = np.broadcast_to(held, (len(betas), len(levels), 3)).copy()
     # One point of the plane, then the best step within it: z = start + null @ step.
-    rest = levels - surface.cost0 - surface.cost @ held
+    rest = levels - design.cost0 - design.cost @ held
     z[..., free] = (rest[:, None] * slope / (slope @ slope))[None]
     if len(free) > 1:
         null = np.zeros((3, len(free) - 1))
         null[free] = np.linalg.svd(slope[None])[2][1:].T
-        second = _hessian(betas)
+        second = hessian(betas)
         gradient = betas[:, None, 1:4] + np.einsum("mij,mkj->mki", second, z)
         bend = np.linalg.pinv(np.einsum("ia,mij,jb->mab", null, second, null), hermitian=True)
         z -= np.einsum("ic,mca,ja,mkj->mki", null, bend, null, gradient)

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.noise import Array
+from sweep.noise import Array, quantile
 from sweep.rules.cells import Cell, Study
+from sweep.rules.ranks import Ranked, agreement, kendall_bounds
 
 _LIMITS = 8  # cost limits, evenly spaced in log cost
-_MOST_SIGNS = 40_000_000  # pairs x draws held at a time when many cells are ranked
+_WRONG_CHOICE = 0.1  # chance that a cell as good as the best is taken for worse, at most; among many cells less
 _DETERMINED = {"depth", "width"}
 
 
@@ -27,13 +28,26 @@ def transfer(short: Study, long: Study, verdicts: dict[int | None, dict[float, s
     entry = {**kind, "from": short.budget, "to": long.budget, "cells": len(keys)}
     flips = _flips(verdicts.get(short.budget, {}), verdicts.get(long.budget, {}))
     if len(keys) < 2:
-        nothing = {"kendall_tau": None, "ci": None, "regret_points": None, "seeds": None}
+        nothing = dict.fromkeys(("kendall_tau", "ci", "pairs_unknown", "regret_points", "regret_ci", "seeds"))
         return entry | nothing | {"flips": flips, "reason": f"{len(keys)} cells in common"}
     a, b = [short.cells[key] for key in keys], [long.cells[key] for key in keys]
-    tau, interval = rank_correlation(a, b, short.df, long.df)
+    ranked = ranks_of(a, short.df), ranks_of(b, long.df)
+    costs = np.array([cell.cost for cell in b])
     regret, seeds = regret_points(a, b)
-    numbers = {"kendall_tau": tau, "ci": interval, "regret_points": regret, "seeds": seeds}
-    return entry | numbers | {"flips": flips, "reason": None}
+    numbers = {"regret_points": regret, "regret_ci": regret_bounds(*ranked, costs), "seeds": seeds}
+    return entry | rank_correlation(*ranked) | numbers | {"flips": flips, "reason": None}
+
+
+def ranks_of(cells: list[Cell], df: float) -> Ranked:
+    """Means and standard errors of cells, in their order."""
+    return Ranked(np.array([cell.top1 for cell in cells]), np.array([cell.se for cell in cells]), df)
+
+
+def rank_correlation(a: Ranked, b: Ranked) -> dict[str, Any]:
+    """Kendall's tau-b of the means, the interval of that of the noise-free means, and the share of unknown pairs."""
+    pairs = agreement(a, b)
+    unknown = float(pairs.unknown.sum()) / max(float(pairs.open_a.sum()), 1.0)
+    return {"kendall_tau": pairs.tau(), "ci": kendall_bounds(pairs), "pairs_unknown": unknown}
 
 
 def _flips(before: dict[float, str], after: dict[float, str]) -> list[dict[str, Any]]:
@@ -46,40 +60,49 @@ def _flips(before: dict[float, str], after: dict[float, str]) -> list[dict[str, 
     ]
 
 
-def kendall_tau_b(a: Array, b: Array) -> float:
-    """(concordant - discordant) / sqrt(pairs untied in a x pairs untied in b); NaN where one is constant."""
-    i, j = np.triu_indices(len(a), 1)
-    x, y = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
-    untied = float(np.count_nonzero(x)) * float(np.count_nonzero(y))
-    return float(x @ y) / math.sqrt(untied) if untied else math.nan
+def cost_limits(costs: Array) -> Array:
+    """The limits of cost that regret is averaged over, (8,)."""
+    limits = np.geomspace(costs.min(), costs.max(), _LIMITS)
+    limits[-1] = costs.max()
+    return limits
 
 
-def rank_correlation(a: list[Cell], b: list[Cell], df_a: float, df_b: float) -> tuple[float, tuple[float, float]]:
-    """Kendall's tau-b of the cell means, and its interval under the noise of both budgets.
+def true_regret(short: Array, long: Array, costs: Array) -> float:
+    """Mean over the limits of: best affordable accuracy at the long budget, less that of the short budget's choice.
 
-    The means are noisy already, which pulls tau towards 0; drawing noise again pulls it by as much once more. The
-    draws are therefore reflected at the estimate, 2 tau - draw, which undoes both; the interval is bounded by -1
-    and 1 and, where the pull is larger than the spread, extended to the estimate itself.
+    Args:
+        short: accuracies (k,) at the short budget, taken for exact.
+        long: the same at the long budget.
+        costs: of the k cells.
     """
-    means = [np.array([cell.top1 for cell in cells]) for cells in (a, b)]
-    tau = kendall_tau_b(*means)
-    if math.isnan(tau):
-        return tau, (math.nan, math.nan)
-    pairs = len(a) * (len(a) - 1) // 2
-    count = int(min(400, max(40, _MOST_SIGNS // pairs)))
-    generator = np.random.default_rng(20210313)
-    noisy = [_noisy(generator, cells, df, count) for cells, df in ((a, df_a), (b, df_b))]
-    drawn = np.array([kendall_tau_b(x, y) for x, y in zip(*noisy, strict=True)])
-    low, high = (2 * tau - float(q) for q in np.quantile(drawn, [0.975, 0.025]))
-    return tau, (max(-1.0, min(low, tau)), min(1.0, max(high, tau)))
+    return float(np.mean([_regret(short, long, long, costs <= limit) for limit in cost_limits(costs)]))
 
 
-def _noisy(generator: np.random.Generator, cells: list[Cell], df: float, count: int) -> Array:
-    """(count, cells) means with noise; s itself is drawn where it was estimated."""
-    means, ses = np.array([cell.top1 for cell in cells]), np.array([cell.se for cell in cells])
-    scale = np.ones(count) if math.isinf(df) else np.sqrt(df / generator.chisquare(df, count))
-    noisy: Array = means + generator.standard_normal((count, len(cells))) * ses * scale[:, None]
-    return noisy
+def regret_bounds(short: Ranked, long: Ranked, costs: Array) -> tuple[float, float]:
+    """Least and greatest regret of the noise-free means that the noise leaves possible.
+
+    Of each limit, the short budget may have chosen any cell that it cannot tell from its best; each of these falls
+    short of the long budget's best by their difference, less or more its noise.
+    """
+    bounds = [_bounds(short, long, costs <= limit) for limit in cost_limits(costs)]
+    low, high = np.mean(bounds, axis=0)
+    return float(low), float(high)
+
+
+def _bounds(short: Ranked, long: Ranked, allowed: NDArray[np.bool_]) -> tuple[float, float]:
+    chosen = _behind_best(short, allowed)
+    possible = chosen[0] <= chosen[1]
+    behind, reach = (part[possible] for part in _behind_best(long, allowed))
+    return float(np.maximum(behind - reach, 0.0).min()), float((behind + reach).max())
+
+
+def _behind_best(side: Ranked, allowed: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """How far each allowed cell is behind the best of them, and the reach of that difference's noise."""
+    values, se = side.values[allowed], side.se[allowed]
+    best = values.argmax()
+    reach = quantile(1 - min(_WRONG_CHOICE, 6 / len(side.values)) / 2, side.df) * np.hypot(se, se[best])
+    reach[best] = 0.0
+    return values[best] - values, reach
 
 
 def regret_points(short: list[Cell], long: list[Cell]) -> tuple[float, str]:
@@ -90,8 +113,7 @@ def regret_points(short: list[Cell], long: list[Cell]) -> tuple[float, str]:
     noise.
     """
     costs = np.array([cell.cost for cell in long])
-    limits = np.geomspace(costs.min(), costs.max(), _LIMITS)
-    limits[-1] = costs.max()
+    limits = cost_limits(costs)
     seeds = sorted({seed for cell in long for seed in cell.runs})
     regrets = [r for seed in seeds for r in _held_out_regrets(short, long, costs, limits, seed)]
     if regrets:

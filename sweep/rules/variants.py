@@ -22,12 +22,12 @@ def variants_of(table: pd.DataFrame) -> "pd.Series[str]":
     """The other arguments of each row's model as JSON text, from the `model_` columns; equal texts, equal models."""
     names = [str(name) for name in table.columns if str(name).startswith(MODEL_COLUMN)]
     if not names or table.empty:
-        return pd.Series(PLAIN, index=table.index, dtype=object)
+        return pd.Series(PLAIN, index=table.index, dtype="str")
     codes = codes_of(table, names)
     first = np.unique(codes, return_index=True)[1]
     kinds = cast(pd.DataFrame, table[names].iloc[first])
     texts = [_text(record) for record in kinds.to_dict("records")]
-    return pd.Series(np.array(texts, dtype=object)[codes], index=table.index)
+    return pd.Series(np.array(texts, dtype=object)[codes], index=table.index, dtype="str")
 
 
 def model_of_variant(variant: str) -> dict[str, Any]:
@@ -64,21 +64,23 @@ def refuse_two_recipes(rows: pd.DataFrame, cell: Sequence[str]) -> None:
         return
     mixed = rows[cells == recipes.argmax()]
     differ = [f"{name} {_listed(mixed[name])}" for name in names if mixed[name].nunique(dropna=False) > 1]
-    place = ", ".join(f"{name} {_plain(mixed[name].iloc[0])}" for name in cell if name != "variant")
+    place = ", ".join(f"{name} {plain_value(mixed[name].iloc[0])}" for name in cell if name != "variant")
     words = "; ".join(differ[:_MOST_NAMED])
     raise TableError(f"the table mixes recipes in one cell ({place}): {words}; keep the rows of one recipe")
 
 
 def _listed(column: "pd.Series[Any]") -> str:
-    return ", ".join(sorted({str(_plain(value)) for value in column}))
+    return ", ".join(sorted({str(plain_value(value)) for value in column}))
 
 
 def _text(record: dict[Any, Any]) -> str:
-    own = {str(name).removeprefix(MODEL_COLUMN): _plain(value) for name, value in record.items() if not missing(value)}
+    own = {
+        str(name).removeprefix(MODEL_COLUMN): plain_value(value) for name, value in record.items() if not missing(value)
+    }
     return json.dumps(own, default=str, sort_keys=True)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value as JSON and people know it; whole numbers are not told from real ones, as in the table."""
     value = value.item() if isinstance(value, np.generic) else value
     if missing(value):

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -153,6 +154,33 @@ def test_fronts_fit_80_columns_and_have_every_member(study):
         for member in front["front"]:
             assert f"{member['top1']:.2f}" in text
     assert text.count("* ") >= len(value.get("fronts", [value]))
+
+
+def test_three_costs_notes_ties_and_speedups_fit_80_columns():
+    rows = table_of(STUDIES[1])
+    device = ["NVIDIA A100-SXM4-80GB", "Google Cloud TPU v3"] * 9 + ["NVIDIA A100-SXM4-80GB"]
+    rows = rows.assign(peak_memory_bytes=rows["params"] * 1234.0, infer_latency_ms=rows["v100_train_step_ms"] * 1e3)
+    rows = rows.assign(device=device, infer_latency_kind="inverse throughput", minival_top1=rows["val_top1"])
+    rows.loc[3, "infer_latency_ms"], rows.loc[4, "trial_id"] = np.nan, rows.loc[5, "trial_id"]
+    costs = ["infer_latency_ms", "peak_memory_bytes", "macs_per_image"]
+    value = pareto(rows, cost=costs, compare="efficientnet", noise_sd=0.3)
+    lines = drawn(display.front_tables, value)
+    text = " ".join(" ".join(lines).split())
+    assert sum("memory_" in line.split() for line in lines) == 1  # a heading of several lines
+    assert "note: infer_latency_ms and peak_memory_bytes of 2 devices together" in text
+    assert "note: infer_latency_ms is inverse throughput" in text
+    assert "left out: 1 duplicate trial_id (table7-" in text
+    assert "x faster than efficientnet," in text
+    assert "val % val_top1, only reported" in text
+    assert text.count("too: ") <= 5
+
+
+def test_a_front_as_csv_has_a_column_for_each_of_several_costs(capsys):
+    value = pareto(table_of(STUDIES[1]), cost=["v100_train_step_ms", "params"])
+    show(value, "csv", None, value["front"])
+    read = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(row["params"]) for row in read] == [member["costs"]["params"] for member in value["front"]]
+    assert all(float(row["cost"]) == float(row["v100_train_step_ms"]) for row in read)
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import pytest
 
@@ -46,6 +47,18 @@ def test_without_a_name_it_is_the_sweep_that_was_written_to_last_and_no_collecti
     assert find_table(None, results) == results / "planned_only"
     (results / "older/trials/x.parquet").write_bytes(b"")  # a new row is news
     assert find_table(None, results) == results / "older"
+
+
+def test_an_imported_table_is_never_the_newest_but_can_be_named(results):
+    imported = make(results, "timm", 9000)
+    (imported / "imported.json").write_text("{}")
+    assert find_table(None, results) == results / "newer"
+    assert find_table("timm", results) == imported
+    for other in results.glob("*"):
+        if other != imported:
+            shutil.rmtree(other)
+    with pytest.raises(TableError, match="sweep run"):
+        find_table(None, results)
 
 
 def test_an_unknown_name_lists_names_that_can_be_given(results):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sweep.noise import Estimate, noise_of_cells, pooled_sd, prior_sd, quantile, scatter_sd
+from sweep.noise import Estimate, noise_of_cells, pooled_sd, prior_sd, quantile, scatter_sd, sd_by_error
 
 
 def test_prior_is_the_seed_noise_and_the_sampling_error_of_the_images():
@@ -113,3 +113,44 @@ def test_scatter_says_nothing_where_it_cannot_tell(positions):
     sd, df = scatter_sd(np.full(k, 90.0), np.full(k, 100.0), positions)
     assert np.isnan(sd).all()
     assert df == 0
+
+
+def replicated(power, *, cells=40, seeds=2, random=None):
+    """Runs of cells whose noise is proportional to error^power, their cells and the errors."""
+    random = random or np.random.default_rng(0)
+    errors = np.geomspace(5, 40, cells)
+    sd = 0.3 * (errors / errors.mean()) ** power
+    values = 100 - errors[:, None] + sd[:, None] * random.standard_normal((cells, seeds))
+    return values.ravel(), np.repeat(np.arange(cells), seeds), errors, sd
+
+
+@pytest.mark.parametrize("power", [1.0, -1.0])
+def test_noise_that_follows_the_error_is_followed(power):
+    values, cells, errors, sd = replicated(power, cells=400, seeds=3)
+    found = sd_by_error(values, cells, errors)
+    assert found == pytest.approx(sd, rel=0.25)
+    noise = noise_of_cells(values, cells, np.full(len(values), np.nan))
+    assert noise.source == "replicate seeds, 800 degrees of freedom, following the cells' error"
+    assert noise.sd[-1] / noise.sd[0] == pytest.approx(8**power, rel=0.5)
+
+
+def test_equal_noise_is_seldom_taken_for_a_trend():
+    random = np.random.default_rng(1)
+    found = [sd_by_error(*replicated(0.0, random=random)[:3]) is not None for _ in range(400)]
+    assert sum(found) < 40  # 5 % of 400 are 20, with a standard deviation of 4.4
+
+
+def test_trends_need_replicates_and_errors_that_differ():
+    values, cells, errors, _ = replicated(1.0, cells=10)
+    assert sd_by_error(values, cells, errors) is None
+    values, cells, errors, _ = replicated(1.0)
+    assert sd_by_error(values, cells, np.full(len(errors), 20.0)) is None
+
+
+def test_variances_of_the_trend_sum_to_those_within_cells():
+    """A property of the greatest likelihood: the fitted variances explain the squares on average."""
+    values, cells, errors, _ = replicated(1.0)
+    found = sd_by_error(values, cells, errors)
+    means = np.bincount(cells, values) / 2
+    squares = np.bincount(cells, (values - means[cells]) ** 2)
+    assert np.sum(squares / found**2) == pytest.approx(len(errors))

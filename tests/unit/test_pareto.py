@@ -61,8 +61,68 @@ def test_what_is_left_out_is_counted_with_its_reason():
     result = pareto(rows, max_cost=4.5)
     assert ids(result["front"]) == ["t0", "t1"]
     assert result["considered"] == 2
-    reasons = {"no minival_top1": 1, "no train_step_ms": 1, "oom": 1, "duplicate trial_id": 1, "over max_cost": 1}
+    reasons = {"no minival_top1": 1, "infinite train_step_ms": 1, "oom": 1, "duplicate trial_id": 1, "over max_cost": 1}
     assert result["excluded"] == reasons
+    named = {"no minival_top1": ["t2"], "infinite train_step_ms": ["t3"], "oom": ["t4"], "duplicate trial_id": ["t0"]}
+    assert result["excluded_trials"] == named
+
+
+def test_numbers_that_are_no_cost_are_told_from_missing_ones_and_few_trials_are_named():
+    rows = table(*[(-1, 50)] * 7, (1, 60), (0, 60), (np.nan, 60))
+    result = pareto(rows)
+    assert result["excluded"] == {"train_step_ms not above 0": 8, "no train_step_ms": 1}
+    assert result["excluded_trials"] == {
+        "train_step_ms not above 0": ["t0", "t1", "t2", "t3", "t4"],
+        "no train_step_ms": ["t9"],
+    }
+
+
+def test_several_costs_make_one_front():
+    rows = table((1, 50), (2, 60), (3, 60), (4, 55)).assign(params=[9, 8, 7, 8], macs_per_image=[5.0, np.nan, 5, 5])
+    result = pareto(rows, cost=["train_step_ms", "params"])
+    assert ids(result["front"]) == ["t0", "t1", "t2"]
+    assert (result["cost"], result["costs"]) == ("train_step_ms", ["train_step_ms", "params"])
+    assert result["front"][1]["costs"] == {"train_step_ms": 2, "params": 8}
+    assert result["front"][1]["cost"] == 2
+    three = pareto(rows, cost=["params", "train_step_ms", "macs_per_image"])
+    assert ids(three["front"]) == ["t2", "t0"]
+    assert three["excluded"] == {"no macs_per_image": 1}
+
+
+def test_limits_may_be_on_any_column():
+    rows = table((1, 50), (2, 60), (3, 70), (4, 80)).assign(params=[1, 2, 9, np.nan])
+    result = pareto(rows, max_cost={"params": 5})
+    assert ids(result["front"]) == ["t0", "t1"]
+    assert result["excluded"] == {"over max_cost of params": 1, "no params": 1}
+    assert result["costs"] == ["train_step_ms"]
+    both = pareto(rows, cost=["train_step_ms", "params"], max_cost={"params": 5, "train_step_ms": 1})
+    assert ids(both["front"]) == ["t0"]
+    assert both["excluded"] == {"over max_cost": 2, "no params": 1}
+
+
+def test_only_rows_of_one_device():
+    rows = table((1, 50), (2, 60), (1, 70)).assign(device=["Tesla V100", None, "NVIDIA A100"])
+    assert pareto(rows)["notes"] == [
+        "train_step_ms of 2 devices together (NVIDIA A100, Tesla V100); --device keeps one"
+    ]
+    assert pareto(rows.assign(macs_per_image=[1, 2, 3]), cost="macs_per_image")["notes"] == []
+    for name in ("tesla v100", "TESLA V100", "v100"):
+        result = pareto(rows, device=name)
+        assert ids(result["front"]) == ["t0"]
+        assert (result["excluded"], result["devices"]) == ({"another device": 2}, ["Tesla V100"])
+        assert result["notes"] == []
+
+
+def test_a_table_of_two_sources_is_no_mixture_on_one_device():
+    rows = table((1, 50), (2, 60)).assign(device=["a", "b"], source=["measured", "simulated"])
+    assert ids(pareto(rows, device="b")["front"]) == ["t1"]
+
+
+def test_imported_latencies_are_said_to_be_inverse_throughput():
+    rows = table((1, 50), (2, 60)).assign(infer_latency_ms=[1, 2], infer_latency_kind="inverse throughput")
+    assert pareto(rows)["notes"] == []
+    (note,) = pareto(rows, cost="infer_latency_ms")["notes"]
+    assert note.startswith("infer_latency_ms is inverse throughput")
 
 
 def test_one_front_per_budget_unless_one_is_asked_for():
@@ -113,11 +173,23 @@ def test_the_default_cost_is_the_first_that_has_values():
         ({"compare": "vit"}, "compare 'vit'"),
         ({"top": 0}, "right would be 1 or more"),
         ({"max_cost": 0.5}, "no usable rows: 2 over max_cost"),
+        ({"device": "tpu"}, "device 'tpu': not in the table; right would be gpu a, gpu b"),
+        ({"device": "GPU"}, "device 'GPU': names several; right would be gpu a, gpu b"),
+        ({"device": ""}, "device '': not in the table"),
+        ({"cost": ["train_step_ms"] * 2}, "right would be 1 to 3 different columns"),
+        ({"cost": list("abcd")}, "right would be 1 to 3 different columns"),
+        ({"cost": ["train_step_ms", "flops"]}, "cost 'flops': no such column"),
+        ({"cost": ["train_step_ms", "half"]}, "no usable rows: 1 no half, 1 no train_step_ms"),
+        ({"cost": ["train_step_ms", "more"], "max_cost": 3}, "of which cost. right would be train_step_ms=3"),
+        ({"max_cost": {"flops": 3}}, "cost 'flops': no such column"),
     ],
 )
 def test_a_question_that_the_table_cannot_answer_is_one_clear_line(question, message):
+    missing = np.nan if "half" in question.get("cost", []) else 2
+    rows = table((1, 50), (missing, 60), empty=np.nan, more=1.0)
+    rows = rows.assign(device=["gpu a", "gpu b"], half=[np.nan, 1])
     with pytest.raises(TableError, match=message) as caught:
-        pareto(table((1, 50), (2, 60), empty=np.nan), **question)
+        pareto(rows, **question)
     assert "\n" not in str(caught.value)
 
 
@@ -148,6 +220,9 @@ def test_published_table_7_gives_the_papers_speedups(cost, low, high):
     factors = [entry["times_faster"] for entry in result["speedups"]]
     assert [round(min(factors), 1), round(max(factors), 1)] == [low, high]
     assert len(factors) == 6  # B0 and B7 lie beyond the range of ResNet-RS
+    overall = result["overall_speedup"]
+    assert (overall["than"], overall["from_top1"], overall["to_top1"]) == ("efficientnet", 78.8, 84.4)
+    assert min(factors) < overall["ci"][0] < overall["times_faster"] < overall["ci"][1] < max(factors)
 
 
 @pytest.mark.parametrize("budget", [10, 100, 350])

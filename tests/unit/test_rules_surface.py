@@ -7,9 +7,9 @@ import pytest
 
 from sweep.rules import rules
 from sweep.rules.cells import AXES, Cell, Study
-from sweep.rules.resolution import COMPOUND_GAMMA
+from sweep.rules.ranks import kendall_tau_b
+from sweep.rules.resolution import COMPOUND_GAMMA, Ratio
 from sweep.rules.surface import best_path, features, fit
-from sweep.rules.transfer import kendall_tau_b
 
 DEPTHS, WIDTHS, SIZES = (50, 101, 200, 400), (0.5, 1.0, 2.0), (128, 181, 256, 362)
 
@@ -54,6 +54,34 @@ def test_exponent_above_the_rule():
     assert steep["gamma"] == pytest.approx(5 / (2.5 + 4 / 0.6 + 10), abs=1e-6)
     assert steep["ci"][0] > COMPOUND_GAMMA
     assert steep["verdict"] == "faster"
+
+
+def test_fieller_by_hand():
+    exact = Ratio(np.array([1.0, 2.0]), np.zeros((2, 2)), math.inf)
+    assert exact.interval() == pytest.approx((0.5, 0.5))
+    noisy = Ratio(np.array([1.0, 2.0]), np.diag([0.01, 0.04]), math.inf)
+    for end in noisy.interval():  # where the estimate of 1 - end x 2 is 1.96 standard errors from 0
+        assert abs(1 - end * 2) == pytest.approx(1.959964 * math.sqrt(0.01 + 0.04 * end**2))
+    assert Ratio(np.array([1.0, 2.0]), np.diag([0.01, 4.0]), math.inf).interval() is None
+
+
+def test_a_curvature_that_noise_leaves_open_has_no_interval():
+    result = exponent(grid(bowl), noise_sd=20.0)
+    assert (result["ci"], result["verdict"]) == (None, "undetermined")
+    assert "no bounds" in result["reason"]
+
+
+def test_a_surface_that_does_not_fit_is_flagged_and_not_called_noise():
+    def kinked(d, w, r, epochs=3):
+        return bowl(d, w, r) - 0.1 * np.maximum(r - 0.4, 0.0)
+
+    random = np.random.default_rng(6)
+    result = exponent(grid(kinked, seeds=3, noise=0.02, random=random))
+    assert result["lack_of_fit_p"] < 1e-6
+    assert "does not fit" in result["flag"]
+    fits = exponent(grid(bowl, seeds=3, noise=0.02, random=np.random.default_rng(7)))
+    assert fits["flag"] is None
+    assert fits["lack_of_fit_p"] > 0.001
 
 
 def test_interval_of_the_exponent_covers_the_truth():
@@ -116,12 +144,13 @@ def study_of(log_error):
 )
 def test_best_path_beats_a_dense_search(log_error):
     surface = fit(study_of(log_error))
-    levels = np.linspace(*surface.levels, 9)
-    path = best_path(surface, surface.beta[None], levels)[0]
-    assert surface.cost0 + path @ surface.cost == pytest.approx(levels)
+    levels = np.linspace(*surface.design.levels, 9)
+    path = best_path(surface.design, surface.beta[None], levels)[0]
+    design = surface.design
+    assert design.cost0 + path @ design.cost == pytest.approx(levels)
     z1, z2 = (a.ravel() for a in np.meshgrid(np.linspace(-1, 1, 201), np.linspace(-1, 1, 201)))
     for z, level in zip(path, levels, strict=True):
-        z3 = (level - surface.cost0 - surface.cost[0] * z1 - surface.cost[1] * z2) / surface.cost[2]
+        z3 = (level - design.cost0 - design.cost[0] * z1 - design.cost[1] * z2) / design.cost[2]
         inside = np.abs(z3) <= 1
         searched = features(np.stack([z1, z2, z3], axis=-1)[inside]) @ surface.beta
         found = features(z) @ surface.beta
