@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from sweep.errors import SweepError, TableError
+from sweep.errors import RefusedError, StorageError, SweepError, TableError
+from workers.files import DISK_FAULTS
 
 app = typer.Typer(
     help="Scaling sweeps of image classifiers: with your data, device and training length, is it depth or width "
@@ -81,10 +82,21 @@ def main() -> None:
     except SweepError as error:
         _say(str(error))
         sys.exit(error.exit_code)
-    except OSError as error:  # a path of the person's that cannot be read or written
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"{where}{error.strerror or error}")
-        sys.exit(SweepError.exit_code)
+    except OSError as error:  # a path that cannot be read or written
+        sys.exit(_explain(error))
+
+
+def _explain(error: OSError) -> int:
+    """Say where and what; the exit code."""
+    if error.errno in DISK_FAULTS:
+        refused: SweepError = StorageError.of(error, Path())
+        _say(str(refused))
+        return refused.exit_code
+    path = error.filename2 or error.filename
+    where = f"{path}: " if path else ""
+    way_out = "; a folder stands where a file should: move it away" if isinstance(error, IsADirectoryError) else ""
+    _say(f"{where}{error.strerror or error}{way_out}")
+    return RefusedError.exit_code if way_out else SweepError.exit_code
 
 
 def _say(problems: str) -> None:

@@ -53,6 +53,8 @@ def pareto(name: str | None, results: Path, query: Mapping[str, Any], output: Pa
     from sweep.pareto import pareto as find_front
 
     _check_picture(output.plot)
+    if output.out and output.out.exists():
+        raise TableError(f"--out {output.out}: is there already; right would be a new name")
     path = find(name, results)
     table = current_rows(path, say)
     reference = _reference(output, results)

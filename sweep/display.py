@@ -132,6 +132,8 @@ def status_table(console: Console, value: Value) -> None:
     done = f"{value['ok']} of {value['planned']} trials done"
     console.print(f"{value['sweep']}: {done}, in {value['path']}", markup=False, soft_wrap=True)
     console.print(table)
+    if value["no_longer_planned"]:
+        console.print(f"besides: trials that space.yaml no longer plans, {value['no_longer_planned']}")
     for failure in value["failures"]:
         console.print(f"{failure['trial_id']} {failure['status']}: {failure['error']}", markup=False)
     if value["failures"]:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: one orderly way out, a quick one at the second signal, and no signal lost."""
+"""SIGINT, SIGTERM, SIGHUP: one orderly way out, a quick one at the second signal, and no signal lost."""
 
 import atexit
 import os
@@ -15,10 +15,11 @@ _code: int | None = None
 
 
 def install() -> None:
-    """From now on both signals raise KeyboardInterrupt in the main thread, and are remembered."""
+    """From now on these signals raise KeyboardInterrupt in the main thread, and are remembered."""
     atexit.register(_end)  # before all others, so it runs after them
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _handle)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+            signal.signal(number, _handle)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

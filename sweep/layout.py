@@ -55,6 +55,11 @@ class SweepFolder:
         return self._inside("trials")
 
     @property
+    def damaged(self) -> Path:
+        """Rows that were damaged, and have been written again."""
+        return self._inside("damaged")
+
+    @property
     def shapes(self) -> Path:
         """Measurements, one part per shape."""
         return self._inside("shapes")

@@ -191,7 +191,7 @@ def read_identities(folder: SweepFolder) -> dict[str, str]:
 
 
 def set_aside(folder: SweepFolder, part: Path, error: DamagedTableError) -> None:
-    """Put a damaged row away where the trial's result, from which it can be written again, is still there.
+    """Put a damaged row out of the table where the trial's result, from which it can be written again, is still there.
 
     Raises:
         DamagedTableError: the error itself, where it is not: only training would bring the row back.
@@ -199,4 +199,5 @@ def set_aside(folder: SweepFolder, part: Path, error: DamagedTableError) -> None
     result = read_result(folder.work(part.stem))
     if result is None or result.status is not TrialStatus.OK or result.trial_id != part.stem:
         raise error
-    part.replace(part.with_suffix(".damaged"))
+    folder.damaged.mkdir(exist_ok=True)
+    part.replace(folder.damaged / part.name)

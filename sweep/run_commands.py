@@ -128,7 +128,7 @@ def _set_aside(folder: SweepFolder, planned: Collection[str]) -> "Damaged":
 
         set_aside(folder, part, error)
         again = " and written again from the trial's result" if part.stem in planned else ""
-        say(f"{part}: damaged ({error.reason}); put aside{again}")
+        say(f"{part}: damaged ({error.reason}); put into {folder.damaged}/{again}")
 
     return put_away
 

@@ -42,9 +42,18 @@ def save(folder: Path, mark: Mark, state: dict[str, Any], quota_bytes: int | Non
     path.with_suffix(".json").unlink(missing_ok=True)  # of a damaged one in the same place
     with replaced(path) as file:
         hashed = _Hashed(file)
-        torch.save(state, cast(BinaryIO, hashed))
+        _serialise(state, hashed)
     write_json(path.with_suffix(".json"), {"epochs": mark.epochs, "steps": mark.steps, "sha256": hashed.sha256()})
     _drop_others(folder, path.with_suffix(".json"), kept)
+
+
+def _serialise(state: dict[str, Any], file: "_Hashed") -> None:
+    try:
+        torch.save(state, cast(BinaryIO, file))
+    except RuntimeError:  # torch's archive misses bytes when it is closed, and says that over what the disk said
+        if file.failed:
+            raise file.failed from None
+        raise
 
 
 def load_latest(
@@ -111,10 +120,15 @@ class _Hashed:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
+        self.failed: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self._hash.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

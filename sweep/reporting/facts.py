@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep.errors import TableError
+from sweep.errors import SweepError
 from sweep.naming import model_name
 from sweep.points import Points, gather_all, points_of
 from sweep.reporting.charts import KINDS, MARKERS, RAMP, Style
@@ -145,10 +145,10 @@ def row_in_words(row: Mapping[Any, Any]) -> str:
 
 
 def curve_of(facts: Facts, trial_id: Any) -> Sequence[EpochMetrics]:
-    """A trial's learning curve; one that is damaged is none, which `sweep run` says and mends."""
+    """A trial's learning curve; one that is damaged, or under a name that is none of ours, is none: `sweep run` says so."""
     if facts.curves is None or not isinstance(trial_id, str):
         return ()
     try:
         return facts.curves(trial_id)
-    except (TableError, OSError):
+    except (SweepError, OSError, ValueError, TypeError, KeyError):
         return ()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-_LETTER = 7.0  # mean width of a letter at 12 px
+_LETTER = 7.2  # mean width of a letter at 12 px
 _NARROW = set("iIl.,:;|'!fjtr ()[]1")
 # Offsets in px from a dot: above first, for over a front that side is empty.
 _OFFSETS = [
@@ -57,15 +57,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Placed:
-    """A label: its text from `left` on the base line `at_y`, and the dot at (x, y) that it is about."""
+    """A label: its text on the base line `at_y`, from, to or about `at_x` (`anchor`), and the dot at (x, y)."""
 
     text: str
     x: float
     y: float
-    left: float
     at_x: float
     at_y: float
     far: bool
+    anchor: str  # start, end or middle
 
 
 class Places:
@@ -120,7 +120,8 @@ class Places:
                 continue
             self._labels.append(box)
             dx, dy = _OFFSETS[rank]
-            yield Placed(text, x, y, box.x0, x + dx, box.y1 - 3, math.hypot(dx, dy) > _FAR)
+            anchor = "end" if dx < -3 else "start" if dx > 3 else "middle"
+            yield Placed(text, x, y, x + dx, box.y1 - 3, math.hypot(dx, dy) > _FAR, anchor)
 
 
 def _box(x: float, y: float, dx: float, dy: float, width: float) -> Box:

@@ -142,13 +142,15 @@ def _labels(ax: Any, frame: Frame) -> None:
     """Labels where the page has them; numbers in bars."""
     wide, tall = frame.right - frame.left, frame.bottom - frame.top
     for placed in frame.labels:
-        ends = [((x - frame.left) / wide, (frame.bottom - y) / tall) for x, y in (
-            (placed.left, placed.at_y), (placed.x, placed.y), (placed.at_x, placed.at_y - 4),
-        )]  # fmt: skip
+        dot, end, text = (
+            ((x - frame.left) / wide, (frame.bottom - y) / tall)
+            for x, y in ((placed.x, placed.y), (placed.at_x, placed.at_y - 4), (placed.at_x, placed.at_y))
+        )
         if placed.far:
-            line = {"color": _colour("quiet"), "linewidth": 0.7, "transform": ax.transAxes}
-            ax.plot(*zip(*ends[1:], strict=True), **line)
-        ax.text(*ends[0], placed.text, fontsize=_TEXT, transform=ax.transAxes)
+            line: Any = {"color": _colour("quiet"), "linewidth": 0.7, "transform": ax.transAxes}
+            ax.plot(*zip(dot, end, strict=True), **line)
+        side = {"start": "left", "end": "right", "middle": "center"}[placed.anchor]
+        ax.text(*text, placed.text, fontsize=_TEXT, transform=ax.transAxes, ha=side)
     for mark in (mark for series in frame.panel.series for mark in series.marks if mark.start is not None):
         start = mark.start or 0.0
         style: Any = {"va": "center", "fontsize": _TEXT}

@@ -117,7 +117,7 @@ def _status_colour(place: int) -> str:
 def _bars(title: str, label: str, names: Sequence[str], series: Sequence[Series], longest: float) -> Panel:
     ticks = tuple((-float(i), name) for i, name in enumerate(names))
     y = Axis("", ticks=ticks, bounds=(-len(names) + 0.4, 0.6))
-    return Panel(title, Axis(label, bounds=(0.0, longest * 1.08 or 1.0)), y, series, title, height=84 + 34 * len(names))
+    return Panel(title, Axis(label, bounds=(0.0, longest * 1.12 or 1.0)), y, series, title, height=84 + 34 * len(names))
 
 
 def failures_table(facts: Facts) -> Table | None:

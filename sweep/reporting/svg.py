@@ -197,7 +197,8 @@ def _labels(frame: Frame) -> Markup:
         if placed.far:
             ends = {"x1": placed.x, "y1": placed.y, "x2": placed.at_x, "y2": placed.at_y - 4}
             parts.append(element("line", **{name: _n(value) for name, value in ends.items()}, class_="lead"))
-        parts.append(element("text", placed.text, x=_n(placed.left), y=_n(placed.at_y), class_="t lab"))
+        at = {"x": _n(placed.at_x), "y": _n(placed.at_y)}
+        parts.append(element("text", placed.text, **at, text_anchor=placed.anchor, class_="t lab"))
     return join(*parts)
 
 

@@ -1,7 +1,7 @@
 """The report's page in a real browser: no errors, tooltips by mouse and keyboard, phones, both themes, no network.
 
-Chromium is driven through its debugging pipe, which needs nothing beside it. Screenshots of the last run are in
-$SWEEP_SCREENSHOTS, where that is set.
+Chromium is driven through its debugging pipe, which needs nothing beside it. Where $SWEEP_SCREENSHOTS is set, the
+screenshots are kept there; those of the published study, report_….png, are the ones in docs/pictures.
 """
 
 import base64
@@ -117,10 +117,11 @@ class Browser:
         return found
 
     def picture(self, name, selector=None):
-        """Keep a screenshot of the whole page, or of one element, where they are wanted."""
+        """Keep a screenshot of the whole page, or of one element with a margin, where they are wanted."""
         place = selector and self.ask(
             f"(() => {{const b = document.querySelector('{selector}').getBoundingClientRect();"
-            "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1}})()"
+            "return {x: Math.max(b.x + scrollX - 16, 0), y: b.y + scrollY - 16, width: b.width + 32, "
+            "height: b.height + 32, scale: 1}})()"
         )
         clip = {"clip": place} if place else {}
         data = self("Page.captureScreenshot", captureBeyondViewport=True, **clip)["data"]
@@ -316,3 +317,29 @@ def test_a_hostile_table_does_nothing_on_the_page(browser, tmp_path):
     assert "hacked" not in browser.ask("document.title").split(":")[-1]
     assert browser.ask("document.querySelectorAll('img,iframe,object,main script').length") == 0
     assert browser.ask("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_pictures_of_the_published_study_are_small_enough_for_the_docs(browser, tmp_path):
+    write_report(read_table(PUBLISHED), None, tmp_path)
+    browser.open(tmp_path / "report.html", 1160)
+    parts = {
+        "verdicts": "#verdicts .cards",
+        "gains": "#figure-depth-width-gains",
+        "fronts": "#fronts",
+        "arms": "#figure-arms-3",
+        "returns": "#resolution",
+    }
+    sizes = {name: len(browser.picture(f"report_{name}", selector)) for name, selector in parts.items()}
+    plot = "document.querySelector('#figure-front-350 .plot')"
+    browser.ask(f"{plot}.scrollIntoView({{block: 'center'}})")
+    browser.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    place = browser.ask(
+        f"(() => {{const b = [...{plot}.querySelectorAll('.mark')].at(-7).getBoundingClientRect();"
+        "return {x: b.x + b.width / 2, y: b.y + b.height / 2}})()"
+    )
+    browser.move_to(**place)
+    sizes["tooltip"] = len(browser.picture("report_tooltip", "#figure-front-350"))
+    browser.open(tmp_path / "report.html", 390, dark=True)
+    sizes["phone"] = len(browser.picture("report_phone", "#figure-arms-3"))
+    assert max(sizes.values()) < 300_000, sizes
+    assert browser.problems() == []

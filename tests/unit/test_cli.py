@@ -1,6 +1,7 @@
 """The command as people and programs meet it: exit codes, one object on stdout, one line for each mistake."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -358,6 +359,28 @@ def test_several_problems_of_a_space_are_a_line_each(sweep, tmp_path):
     assert code == 2
     places = [line.split(": ")[:2] for line in err.splitlines()]
     assert places == [["bad.yaml:2", "data.name"], ["bad.yaml:4", "axes.depth"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "x"),
+            3,
+            "x: Read-only file system; nothing is lost: once files",
+        ),
+        (OSError(errno.EISDIR, "Is a directory", ".x.1.tmp", None, "x"), 3, "x: Is a directory; a folder stands where"),
+        (OSError(errno.EACCES, "Permission denied", "x"), 2, "x: Permission denied\n"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_one_line(sweep, space, monkeypatch, error, code, said):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("sweep.run_commands.plan", refuse)
+    found, _, err = sweep("plan", space)
+    assert (found, err.count("\n")) == (code, 1)
+    assert err.startswith(said)
 
 
 def test_sync_records_everything_again(real):

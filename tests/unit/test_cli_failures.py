@@ -3,6 +3,7 @@
 import signal
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from sweep.cli import main
@@ -96,4 +97,5 @@ def test_a_damaged_row_whose_result_is_there_is_written_again_and_the_command_sa
     assert f"took over the finished result of {part.stem}" in lines
     after = read_table(folder.trials).sort_values("trial_id").reset_index(drop=True)
     assert after.equals(before)
-    assert part.with_suffix(".damaged").read_bytes() == whole[:-9]
+    assert (folder.damaged / part.name).read_bytes() == whole[:-9]
+    assert len(pq.read_table(folder.trials)) == len(before)

@@ -227,6 +227,7 @@ def test_status_tells_planned_trials_from_rows_that_are_no_longer_planned(sweep)
     lines = drawn(display.status_table, {**value, "path": "results/grid.v2"})
     assert lines[0] == "grid.v2: 1 of 4 trials done, in results/grid.v2"
     assert "b oom: too large [/bold]" in lines
+    assert "besides: trials that space.yaml no longer plans, 1" in lines
     assert lines[-1] == "run them again: sweep run SPACE --retry oom"
 
 

@@ -9,7 +9,7 @@ from sweep import interrupt
 
 @pytest.fixture
 def installed(monkeypatch):
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(interrupt, "_received", 0)
     interrupt.install()
     yield
@@ -17,10 +17,19 @@ def installed(monkeypatch):
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_raise_keyboard_interrupt(installed, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_raises_keyboard_interrupt(installed, number):
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(number)
+
+
+def test_what_nohup_has_ignore_a_closed_terminal_goes_on():
+    program = (
+        "import signal; from sweep import interrupt; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "interrupt.install(); signal.raise_signal(signal.SIGHUP); print(interrupt.received())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_without_a_signal_checking_does_nothing(installed):

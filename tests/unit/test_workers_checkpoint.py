@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 import pathlib
 import pickle
 import warnings
@@ -17,6 +19,32 @@ DAMAGED = pytest.mark.filterwarnings("ignore:.*damaged checkpoint passed over")
 
 def state_of(epoch):
     return {"weights": torch.arange(5.0) * epoch, "history": [{"loss": 1 / 3}] * epoch, "steps": epoch}
+
+
+class FullDisk(io.BytesIO):
+    """A file with room for so many bytes."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def write(self, data):
+        if self.tell() + len(bytes(data)) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_wherever_a_disk_is_full_the_error_is_the_disks(share, tmp_path, monkeypatch):
+    state = {f"layer {number}": torch.randn(500) for number in range(20)}
+    whole = io.BytesIO()
+    torch.save(state, whole)
+    checkpoint.save(tmp_path, Mark(1, 0), {})
+    kept = names(tmp_path)
+    monkeypatch.setattr("workers.files._created", lambda path: FullDisk(int(share * len(whole.getvalue()))))
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(tmp_path, Mark(2, 0), state)
+    assert names(tmp_path) == kept
 
 
 def names(folder):
