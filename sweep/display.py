@@ -56,14 +56,16 @@ def plan_table(console: Console, value: Value) -> None:
     """Every trial of a plan, then the totals."""
     by_shape = _all_by_shape(value["trials"])
     names = ("depth", "width") if by_shape else ("model",)
-    columns = ("trial", *names, "px", "epochs", "params", "MACs", "FLOPs", "hours", "status")
+    rates = ["lr x"] if any(trial["lr_scale"] != 1 for trial in value["trials"]) else []
+    columns = ("trial", *names, "px", "epochs", *rates, "params", "MACs", "FLOPs", "hours", "status")
     table = make_table(*columns, left=("model", "status"))
     why = _numbered(trial for trial in value["trials"] if trial["reason"])
     for trial in value["trials"]:
         shape = (str(trial["depth"]), f"{trial['width']:g}") if by_shape else (model_in_words(trial),)
         table.add_row(
             trial["trial_id"], *shape, str(trial["resolution"]),
-            str(trial["epochs"]), quantity(trial["params"]), quantity(trial["macs_per_image"]),
+            str(trial["epochs"]), *(f"{trial['lr_scale']:g}" for _ in rates),
+            quantity(trial["params"]), quantity(trial["macs_per_image"]),
             quantity(trial["train_flops"]), number(trial["predicted_device_hours"], ".3g"),
             f"{trial['status']} {why[_short_reason(trial)]}" if trial["reason"] else trial["status"],
         )  # fmt: skip

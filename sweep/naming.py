@@ -9,10 +9,15 @@ MODEL_COLUMN = "model_"  # prefix of the columns that hold a family's other argu
 
 
 def label(trial: Mapping[str, Any]) -> str:
-    """A trial: `d50 w0.5 32px 3ep`, `b4 192px 350ep`, `d50 w1 32px 3ep se=off`; with a seed above 0, `s2`."""
+    """A trial: `d50 w0.5 32px 3ep`, `b4 192px 350ep`, `d50 w1 32px 3ep se=off`.
+
+    With a seed above 0, `s2`; at half the recipe's learning rate, `lrx0.5`.
+    """
     names, switches = _parts(trial["family"], trial.get("width"), trial.get("depth"), model_of(trial))
     seed = [f"s{trial['seed']:g}"] if trial["seed"] else []
-    return " ".join([*names, f"{trial['resolution']:g}px", f"{trial['epochs']:g}ep", *seed, *switches])
+    scale = trial.get("recipe_lr_scale", getattr(trial.get("recipe"), "lr_scale", None))
+    rate = [] if missing(scale) or scale == 1 else [f"lrx{scale:g}"]
+    return " ".join([*names, f"{trial['resolution']:g}px", f"{trial['epochs']:g}ep", *seed, *rate, *switches])
 
 
 def model_name(family: Any, width: Any, depth: Any, model: Mapping[str, Any]) -> str:

@@ -107,7 +107,8 @@ def _sort(
 
 def exclusion(spec: SweepSpec, trial: TrialConfig, costs: Callable[[TrialConfig], "Costs"]) -> str | None:
     """Why the space leaves a trial out, or None."""
-    has = {**trial.arguments, "resolution": trial.resolution, "epochs": trial.epochs}
+    own = {"resolution": trial.resolution, "epochs": trial.epochs, "lr_scale": trial.recipe.lr_scale}
+    has = {**trial.arguments, **own}
     for rule in spec.exclude:
         given = rule.values
         if given and all(name in has and has[name] == value for name, value in given.items()):
@@ -160,6 +161,7 @@ def _trial_json(trial: PlannedTrial, costs: "Costs", step_ms: float | None) -> d
         "epochs": config.epochs,
         "seed": config.seed,
         "recipe": config.recipe.name,
+        "lr_scale": config.recipe.lr_scale,
         "macs_per_image": costs.macs_per_image,
         "params": costs.params,
         "train_flops": train_flops(config, costs.macs_per_image),

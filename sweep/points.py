@@ -13,6 +13,7 @@ from sweep.front import MAX_COSTS, Mask
 from sweep.imports import LATENCY_KIND
 from sweep.noise import Array, noise_of_cells
 from sweep.rules.cells import Evidence, gather, images_of, positions_of, tally
+from sweep.rules.robust import SCALE, with_scale
 from sweep.rules.variants import codes_of, recipe_columns
 
 _CELL = ("family", "width", "depth", "resolution", "epochs", "recipe", "model", "variant")
@@ -78,7 +79,9 @@ def gather_all(
     Raises:
         TableError: no such device or cost, or no row is left.
     """
-    here = table if device is None else table[_on_device(table, device)]
+    # The best of several learning rates would look better than it is; `rules(robust=True)` is about them.
+    other_rate = ~np.isclose(with_scale(table, derive=False)[SCALE], 1.0)
+    here = table[~other_rate] if device is None else table[~other_rate & _on_device(table, device)]
     evidence = gather(here, costs[0] if costs else None)
     reasons = evidence.reasons
     for name in (*costs[1:], *limited):
@@ -89,7 +92,7 @@ def gather_all(
     if not (reasons == "").any():
         words = ", ".join(f"{n} {reason}" for reason, n in tally(reasons).items())
         raise TableError(f"no usable rows: {words}; right would be {evidence.accuracy} and every cost in one row")
-    everywhere = pd.Series(ELSEWHERE, index=table.index)
+    everywhere = pd.Series(ELSEWHERE, index=table.index).mask(other_rate, "at another learning rate")
     everywhere[here.index] = reasons
     return replace(evidence, rows=here[reasons == ""], reasons=everywhere)
 

@@ -111,7 +111,8 @@ def keep_planned(folder: SweepFolder, trials: Sequence[TrialConfig]) -> None:
 def planned_columns(config: TrialConfig) -> dict[str, Any]:
     """What a planned trial is known by."""
     names = ("trial_id", "family", "width", "depth", "resolution", "epochs", "seed")
-    return {name: getattr(config, name) for name in names} | model_columns(config)
+    own = {name: getattr(config, name) for name in names}
+    return {**own, "recipe_lr_scale": config.recipe.lr_scale, **model_columns(config)}
 
 
 def model_columns(config: TrialConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from sweep.yaml_file import YamlFile, one_line, read_yaml
 from workers.contract import ModelValue
 from workers.plugins import load_plugin
 
-AXES = ("width", "depth", "resolution", "epochs")  # the axes with bounds of their own
+AXES = ("width", "depth", "resolution", "epochs", "lr_scale")  # the axes with bounds of their own
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 reads 4e-5 as text
 
 
@@ -73,6 +73,7 @@ Width = Annotated[float, Field(gt=0, le=64), _Number]
 Depth = Annotated[int, Field(gt=0, lt=2**31), _Number]
 Resolution = Annotated[int, Field(gt=0, le=4096), _Number]
 Epochs = Annotated[int, Field(gt=0, le=100_000), _Number]
+LrScale = Annotated[float, Field(gt=0, le=1000), _Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), _Number]
 Bound = Annotated[float, _Number]
 Count = Annotated[int, Field(ge=1, lt=2**31), _Number]
@@ -139,13 +140,14 @@ class Axes(_Strict):
     depth: Annotated[list[Depth], Field(min_length=1)] | None = None
     resolution: Annotated[list[Resolution], Field(min_length=1)]
     epochs: Annotated[list[Epochs], Field(min_length=1)]
+    lr_scale: Annotated[list[LrScale], Field(min_length=1)] | None = None  # times the recipe's learning rate
 
     @property
     def lists(self) -> dict[str, list[ModelValue]]:
         """The values of every axis; the last axis varies fastest."""
-        own = {"width": self.width, "depth": self.depth, **(self.model_extra or {})}
-        arguments = {name: list(values) for name, values in own.items() if values is not None}
-        return {**arguments, "resolution": list(self.resolution), "epochs": list(self.epochs)}
+        arguments = {"width": self.width, "depth": self.depth, **(self.model_extra or {})}
+        own = {**arguments, "resolution": self.resolution, "epochs": self.epochs, "lr_scale": self.lr_scale}
+        return {name: list(values) for name, values in own.items() if values is not None}
 
 
 class CellSpec(_Strict):
@@ -157,6 +159,12 @@ class CellSpec(_Strict):
     depth: Depth | None = None
     resolution: Resolution
     epochs: Epochs
+    lr_scale: LrScale | None = None  # times the recipe's learning rate; None: as the recipe has it
+
+    @property
+    def overrides(self) -> dict[str, float]:
+        """What it says of the recipe."""
+        return {} if self.lr_scale is None else {"lr_scale": self.lr_scale}
 
     @property
     def arguments(self) -> dict[str, ModelValue]:
@@ -167,7 +175,7 @@ class CellSpec(_Strict):
     @property
     def key(self) -> Hashable:
         """What makes two cells the same, as far as they are spelt out."""
-        return (*sorted(self.arguments.items()), self.resolution, self.epochs)
+        return (*sorted(self.arguments.items()), self.resolution, self.epochs, self.lr_scale)
 
 
 class Limits(_Strict):
@@ -193,6 +201,7 @@ class Exclusion(_Strict):
     depth: Depth | None = None
     resolution: Resolution | None = None
     epochs: Epochs | None = None
+    lr_scale: LrScale | None = None
 
     @property
     def values(self) -> dict[str, ModelValue]:

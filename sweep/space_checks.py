@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sweep.space import CellSpec, SweepSpec
 
 MAX_TRIALS = 1_000_000  # more is a slip of the pen: each is a full-length training run
-_OF_EVERY_FAMILY = ("resolution", "epochs")
+_OF_EVERY_FAMILY = ("resolution", "epochs", "lr_scale")
 
 
 def check_space(file: YamlFile, spec: "SweepSpec") -> None:
@@ -75,6 +75,9 @@ def _name_problems(file: YamlFile, spec: "SweepSpec", family: Family) -> list[st
         for name in spec.model
         if name not in family.arguments
     ]
+    if "lr_scale" in spec.recipe.overrides:
+        place = file.place(("recipe", "lr_scale"))
+        problems.append(f"{place}: is an axis, `axes: {{lr_scale: [0.5, 1, 2]}}`; another rate is a `learning_rate`")
     for loc, names in _named(spec):
         problems += [f"{file.place((*loc, name))}: unknown axis; {has}" for name in names if name not in known]
         if loc[0] == "exclude":
@@ -95,7 +98,7 @@ def _name_problems(file: YamlFile, spec: "SweepSpec", family: Family) -> list[st
 def _named(spec: "SweepSpec") -> list[tuple[Loc, list[str]]]:
     """The names that axes, listed cells and exclusions use, each with its place."""
     named: list[tuple[Loc, list[str]]] = [(("axes",), list(spec.axes.lists))] if spec.axes else []
-    named += [(("cells", index), list(cell.arguments)) for index, cell in enumerate(spec.cells)]
+    named += [(("cells", index), [*cell.arguments, *cell.overrides]) for index, cell in enumerate(spec.cells)]
     return named + [(("exclude", index), list(rule.values)) for index, rule in enumerate(spec.exclude)]
 
 
@@ -104,7 +107,7 @@ def _refuse_repeated_cells(file: YamlFile, spec: "SweepSpec", family: Family) ->
 
     def identity(cell: "CellSpec") -> Hashable:
         arguments = resolve_arguments(family, {**spec.model, **cell.arguments})
-        return (*sorted(arguments.items()), cell.resolution, cell.epochs)
+        return (*sorted(arguments.items()), cell.resolution, cell.epochs, cell.lr_scale)
 
     listed = len(spec.cells)
     seen = {identity(cell) for cell in spec.all_cells()[:-listed]} if listed and spec.axes else set()
@@ -151,7 +154,8 @@ def _cell_problem(file: YamlFile, spec: "SweepSpec", shapes: _Shapes, cell: "Cel
         return f"{_place_of(file, spec, cell, str(error).split()[0])}: {one_line(str(error))}"
     scale = {name: arguments[name] for name in ("width", "depth") if name in arguments}
     try:
-        recipe = resolve(spec.recipe.name, Cell(cell.resolution, cell.epochs, **scale), spec.recipe.overrides)
+        overrides = {**spec.recipe.overrides, **cell.overrides}
+        recipe = resolve(spec.recipe.name, Cell(cell.resolution, cell.epochs, **scale), overrides)
     except (ValueError, TypeError, OverflowError) as error:
         words = str(error).partition(";")[0].replace("'", " ").split()
         named = [field for field in spec.recipe.overrides if field in words]

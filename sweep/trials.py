@@ -125,6 +125,7 @@ def _trial(
 ) -> TrialConfig:
     arguments = resolve_arguments(family, {**spec.model, **cell.arguments})
     scale = {name: arguments.pop(name) for name in ("width", "depth") if name in arguments}
+    overrides = {**spec.recipe.overrides, **cell.overrides}
     on_cpu = spec.resources.kind == "cpu"
     config = TrialConfig(
         trial_id="",
@@ -132,7 +133,7 @@ def _trial(
         resolution=cell.resolution,
         epochs=cell.epochs,
         seed=seed,
-        recipe=resolve(spec.recipe.name, Cell(cell.resolution, cell.epochs, **scale), spec.recipe.overrides),
+        recipe=resolve(spec.recipe.name, Cell(cell.resolution, cell.epochs, **scale), overrides),
         data=data,
         **scale,
         model=arguments,

@@ -36,7 +36,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) 
     """
     steps, warmup = epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
     rises = step + 1 < warmup
-    risen = recipe.learning_rate * (step + 1) / warmup if rises else recipe.learning_rate
+    risen = recipe.peak_rate * (step + 1) / warmup if rises else recipe.peak_rate
     if recipe.schedule == "step":
         passed: int = sum(step * whole >= part * steps for part, whole in MILESTONES)
         return risen / float(10**passed)
@@ -91,11 +91,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe, fused: bool = True) -> torc
     """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "lamb":
-        lamb: torch.optim.Optimizer = Lamb(groups, lr=recipe.learning_rate)
+        lamb: torch.optim.Optimizer = Lamb(groups, lr=recipe.peak_rate)
         return lamb
     return torch.optim.SGD(
         groups,
-        lr=recipe.learning_rate,
+        lr=recipe.peak_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         fused=fused or None,

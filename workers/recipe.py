@@ -27,6 +27,7 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     # timm's RandAugment has 15 operations. Its scale ends at 10 only where nothing else is said (`workers.augment`).
     (("randaugment_layers",), lambda value: 0 <= value <= 15, "in [0, 15]"),
     (("randaugment_magnitude", "randaugment_std"), lambda value: 0 <= value <= 30, "in [0, 30]"),
+    (("lr_scale",), lambda value: 0 < value <= 1000, "above 0 and at most 1000"),
     (("test_resolution",), lambda value: 0 <= value <= 4096, "in [0, 4096]"),
 )
 # What each word may be.
@@ -69,6 +70,7 @@ class Recipe:
     horizontal_flip: float = 0.0  # probability
     eval_crop: float = 1.0  # side of the centre crop over the side of the resized image
     test_resolution: int = 0  # of evaluation; 0: that of training
+    lr_scale: float = 1.0  # times the learning rate; an axis, for studies of whether a verdict hangs on the rate
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with, in one line that begins with the field's name."""
@@ -119,6 +121,11 @@ class Recipe:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {epochs} epochs; right would be less than that"
             )
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate where the warm-up ends."""
+        return self.learning_rate * self.lr_scale
 
     @property
     def augments(self) -> bool:

@@ -23,8 +23,8 @@ def _row(name: str, field: str) -> tuple[str, str]:
     values = RECIPES[name].values
     if field in values:
         return _words(values[field]), values[field].source
-    sgd_only = field in ("momentum", "nesterov")  # and all recipes with SGD state them
-    return _text(_DEFAULTS[field]), "read by `sgd` only" if sgd_only else "off"
+    notes = {"momentum": "read by `sgd` only", "nesterov": "read by `sgd` only", "lr_scale": "an axis"}
+    return _text(_DEFAULTS[field]), notes.get(field, "off")  # all recipes with SGD state its own two
 
 
 def _words(value: Value) -> str:

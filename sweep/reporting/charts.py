@@ -84,9 +84,9 @@ class Axis:
     zero: bool = False  # a line at 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Panel:
-    """One plot. `bands` are ranges of x that are shaded, such as the interval of a break."""
+    """One plot, equal to itself only. `bands` are ranges of x that are shaded, such as the interval of a break."""
 
     title: str
     x: Axis

@@ -145,7 +145,7 @@ def row_in_words(row: Mapping[Any, Any]) -> str:
 
 
 def curve_of(facts: Facts, trial_id: Any) -> Sequence[EpochMetrics]:
-    """A trial's learning curve; one that is damaged, or under a name that is none of ours, is none: `sweep run` says so."""
+    """A trial's learning curve; none where it is damaged, which `sweep run` says, or its name is none of ours."""
     if facts.curves is None or not isinstance(trial_id, str):
         return ()
     try:

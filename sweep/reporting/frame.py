@@ -1,6 +1,6 @@
 """A panel's layout in px, the same for SVG and PNG: area, scales, ticks, and where the labels go."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from sweep.reporting.charts import Mark, Panel, Series, values_of
 from sweep.reporting.labels import Box, Placed, Places, text_width
@@ -69,6 +69,12 @@ class Frame:
             places.block_dot(*place, series.style.size)
             if ends := self.bar(mark):
                 places.block_bar(place, *ends, across=mark.across)
+
+
+@lru_cache(maxsize=32)
+def frame_of(panel: Panel) -> Frame:
+    """The frame of a panel, which is drawn as SVG and as PNG."""
+    return Frame(panel)
 
 
 def _spaced(ticks: list[tuple[float, str]], scale: Scale) -> list[tuple[float, str]]:

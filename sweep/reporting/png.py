@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from sweep.reporting.charts import PALETTE, Axis, Figure, Series, Style
-from sweep.reporting.frame import WIDTH, Frame
+from sweep.reporting.frame import WIDTH, Frame, frame_of
 from sweep.reporting.markup import clean
 from sweep.reporting.scales import Scale
 
@@ -48,7 +48,7 @@ def draw_png(figure: Figure) -> bytes:
         FigureCanvasAgg(canvas)
         for number, panel in enumerate(figure.panels):
             row, column = divmod(number, columns)
-            _panel(canvas, Frame(panel), (column * WIDTH, head + row * tall), (width, height))
+            _panel(canvas, frame_of(panel), (column * WIDTH, head + row * tall), (width, height))
         title = clean(figure.title, 60 * columns)
         canvas.text(8 / width, 1 - 10 / height, title, ha="left", va="top", fontsize=_HEAD, fontweight="bold")
         if handles:

@@ -1,11 +1,12 @@
 """Figures as SVG: panels for the page, whole figures as files. Colours are CSS variables, so that both themes work."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from itertools import pairwise
 
 from sweep.reporting.charts import PALETTE, Figure, Mark, Panel, Series, Style
-from sweep.reporting.frame import WIDTH, Frame
+from sweep.reporting.frame import WIDTH, Frame, frame_of
 from sweep.reporting.labels import text_width
 from sweep.reporting.markup import Markup, clean, element, join
 
@@ -27,15 +28,19 @@ def asset(name: str) -> str:
 
 def draw_panel(panel: Panel, *, x: float | None = None, y: float | None = None) -> Markup:
     """One panel as an `svg` element; with x and y, for a place in a larger one."""
-    frame = Frame(panel)
-    parts = [_grid(frame), *(_band(frame, band) for band in panel.bands)]
-    parts += [_series(frame, series) for series in panel.series]
-    parts += [_labels(frame)]
     size = {"width": WIDTH, "height": panel.height} if x is not None else {}
     return element(
-        "svg", *parts, x=x, y=y, **size, viewBox=f"0 0 {WIDTH} {panel.height}", class_="plot", role="group",
+        "svg", _inside(panel), x=x, y=y, **size, viewBox=f"0 0 {WIDTH} {panel.height}", class_="plot", role="group",
         aria_label=clean(panel.summary or panel.title, 400),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _inside(panel: Panel) -> Markup:
+    """What is in a panel, on the page as in the file."""
+    frame = frame_of(panel)
+    bands = (_band(frame, band) for band in panel.bands)
+    return join(_grid(frame), *bands, *(_series(frame, series) for series in panel.series), _labels(frame))
 
 
 def draw_figure(figure: Figure) -> bytes:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 import xml.etree.ElementTree as ET
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,13 @@ import pytest
 
 from sweep.errors import TableError
 from sweep.imports import MARK
+from sweep.layout import SweepFolder
 from sweep.report import write_report
 from sweep.reporting.markup import clean, element, escape
+from sweep.rows import read_history, write_history
 from sweep.rules import rules
 from sweep.table import read_table
+from workers.contract import EpochMetrics
 
 PUBLISHED = Path(__file__).parents[2] / "results/published/resnet_rs_fig3/trials"
 VOID = {"meta", "br", "img", "link", "input"}
@@ -281,6 +285,22 @@ def test_learning_curves_are_drawn_where_they_are_kept(tmp_path):
     assert "epoch 200 minival top-1 70.00 %" in words
     assert len(asked) <= 10  # of the recommended models only: there may be thousands
     assert len(re.findall("epoch [0-9]+ minival top-1", words)) <= 60 * len(asked)
+
+
+def test_kept_curves_are_read_from_the_sweep_s_folder_and_a_damaged_one_is_left_out(tmp_path):
+    folder = SweepFolder(tmp_path / "small")
+    history = tuple(EpochMetrics(i, 1.0, 60.0, 50.0 + i, 0.1, 1.0, 1.0, 0.0) for i in (1, 2, 3))
+    for trial_id in grid()["trial_id"]:
+        write_history(folder, trial_id, history)
+    best = "d101-w2-r32-e4-s0"
+    folder.epochs("d26-w0.5-r16-e4-s0").write_bytes(b"PAR1 damaged")
+    write_report(grid(), None, folder.report, curves=partial(read_history, folder))
+    words = page_of(folder.report).words
+    assert best in grid()["trial_id"].tolist()
+    assert "d101 w2, 32 px epoch 3 minival top-1 53.00 %" in words
+    assert "4 epochs d26 w0.5, 16 px 1 51.00" not in words
+    write_report(hostile(), None, tmp_path / "hostile", curves=partial(read_history, folder))
+    assert "Learning curves" not in page_of(tmp_path / "hostile").words
 
 
 def test_cost_says_what_was_lost_and_how_unequal_it_is(tmp_path):
