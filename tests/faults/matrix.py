@@ -97,6 +97,7 @@ FINISHED = {
     "weights.safetensors": "results/tiny/work/{earlier}/weights.safetensors",
     "report: pareto.json": "results/tiny/report/pareto.json",
     "report: rules.json": "results/tiny/report/rules.json",
+    "report: page": "results/tiny/report/report.html",
     "report: figure": "results/tiny/report/front-3.png",
     "cache: pixels": "cache/*train*/00000.bin",
     "cache: facts": "cache/*train*/00000.json",
