@@ -41,7 +41,7 @@ class Ledger:
 
     @property
     def _open(self) -> Path:
-        """There while MLflow may show runs of this sweep as running; not the name of a trial's mark."""
+        """There until MLflow shows the sweep as finished; not the name of a trial's mark."""
         return self._folder.tracking / "open"
 
     def missing(self, states: Mapping[str, RowState]) -> list[str]:
@@ -90,11 +90,11 @@ class Ledger:
         write_json(self._open, {"tracking_uri": current_address()})
 
     def closed(self) -> None:
-        """MLflow shows no run as running any more."""
+        """MLflow shows the sweep as finished."""
         self._open.unlink(missing_ok=True)
 
     def is_open(self) -> bool:
-        """Whether a controller may have left runs as running when it ended."""
+        """Whether MLflow may show runs as running or the sweep as killed."""
         return self._open.exists()
 
 

@@ -148,7 +148,8 @@ class MlflowStore:
                     raise
                 self._call("set_terminated", self._runs[trial_id], "KILLED")
         self._call("set_terminated", self._runs[""], "FINISHED" if finished else "KILLED")
-        self._ledger.closed()
+        if finished:  # else another run has to end it, though it may find nothing else to do
+            self._ledger.closed()
         self.running = False
 
     def forget(self, trial_id: str) -> None:
