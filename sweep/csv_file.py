@@ -33,12 +33,13 @@ def read_csv(path: Path) -> Columns:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise TableError(f"{path}: has {size} bytes; a table of results has at most {MAX_BYTES}")
-    with path.open("rb") as file:
-        names, mark = _head(path, file.readline(_HEAD))
-        file.seek(0)
-        try:
+    with path.open("rb") as start:
+        names, mark = _head(path, start.readline(_HEAD))
+    try:
+        # Not a file of Python's: Arrow's threads may wait for the interpreter while it waits for them.
+        with pa.OSFile(str(path)) as file:
             table = csv.read_csv(
-                pa.PythonFile(file, mode="r"),
+                file,
                 csv.ReadOptions(column_names=names, skip_rows=1),
                 csv.ParseOptions(delimiter=mark, newlines_in_values=True),
                 csv.ConvertOptions(
@@ -47,8 +48,8 @@ def read_csv(path: Path) -> Columns:
                     strings_can_be_null=True,
                 ),
             )
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise TableError(f"{path}: not a readable CSV file ({one_line(reason_of(error))[:200]})") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: not a readable CSV file ({one_line(reason_of(error))[:200]})") from error
     if not len(table):
         raise TableError(f"{path}: has no row below its first line")
     return {name: pc.utf8_trim_whitespace(table.column(name)) for name in names}

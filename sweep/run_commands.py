@@ -191,17 +191,17 @@ def _reconcile(spec: "SweepSpec", made: "Plan", folder: SweepFolder, owner: "Own
     from sweep.progress import make_progress
 
     tracker = _tracker(folder)
-    finished = taken_over = False
+    finished = False
     try:
         with _executor(spec, options) as executor, make_progress(Console(stderr=True)) as progress:
             Controller(folder, owner, executor, tracker, progress).run(made)
         _report(folder, tracker)
         finished = True
     except RefusedError:
-        taken_over = True  # whoever has the sweep now tells MLflow of it
+        tracker.abandon()
         raise
     finally:
-        for problem in [] if taken_over else sorted(set(tracker.close(finished))):
+        for problem in sorted(set(tracker.close(finished))):
             say(f"MLflow: {problem}; the results are safe in {folder.path}/, `sweep sync` records them later")
 
 
@@ -273,12 +273,12 @@ def sync(name: str | None, results: Path) -> None:
     if not folder.space.is_file():
         raise TableError(f"{folder.path}: only a sweep that `sweep run` made can be recorded in MLflow")
     with owned(folder):
+        sent, report = recordable(read_states(folder)), folder.report
         tracker = _tracker(folder)
-        sent = recordable(read_states(folder))
         for trial_id in sent:
             tracker.trial_ended(trial_id)
-        if folder.report.is_dir():
-            tracker.sweep_ended(folder.report)
+        if report.is_dir():
+            tracker.sweep_ended(report)
         problems = tracker.close(finished=True, patient=True)
     if problems:
         raise TableError(f"MLflow: {problems[0]} ({len(problems)} problems)")

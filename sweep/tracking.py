@@ -106,6 +106,8 @@ class MlflowTracker:
             finished: whether the sweep came to its end.
             patient: wait as long as MLflow takes what it is sent.
         """
+        if self._store.abandoned:
+            return []
         limit = CLOSE_S if finished else INTERRUPTED_S
         closing = Closing(time.monotonic(), limit, finished, patient)
         self._events.put(("close", "", closing))
@@ -113,6 +115,11 @@ class MlflowTracker:
             self._thread.join(0.05)
         self._store.abandoned = True
         return self._missing()
+
+    def abandon(self) -> None:
+        """Record nothing more, not even the end: whoever has the sweep now does."""
+        self._store.abandoned = True
+        self._events.put(("artifacts", "", None))  # so that the thread looks up
 
     def _over(self, closing: Closing) -> bool:
         since = max(self._since(closing), self._done_at if closing.patient else 0.0)
@@ -128,8 +135,10 @@ class MlflowTracker:
         return [f"not recorded: {' and '.join(parts)} ({self._reason})"] if parts else []
 
     def _work(self) -> None:
-        while not self._store.abandoned:
+        while True:
             self._collect()
+            if self._store.abandoned:
+                return
             now, closing = time.monotonic(), self._closing
             if now < self._retry_at:
                 continue

@@ -40,7 +40,7 @@ def test_a_trial_is_not_resumed_on_other_images(root, tmp_path):
     replace_an_image(root)
     refused = run_trial(trial_on(root), work)
     assert refused.status is TrialStatus.DATA_ERROR
-    assert refused.error.startswith(f"{root}: the images are not those that training began with under version 'folder'")
+    assert refused.error.startswith("data.root: the images are not those that training began with under version")
     (root / "train" / "one" / "01.png").write_bytes(whole)
     resumed = run_trial(trial_on(root), work)
     assert (resumed.status, len(resumed.history)) == (TrialStatus.OK, 2)
