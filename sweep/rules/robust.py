@@ -28,11 +28,14 @@ _ASKED = (0.5, 2.0)
 def with_scale(table: pd.DataFrame, *, derive: bool) -> pd.DataFrame:
     """The table with `lr_scale`: its own column, or 1.
 
-    With `derive`, a table without one has its rate over the middle one of those that the same cell was trained with.
+    With `derive`, a table in which it does not vary has its rate over the middle one of those that the same cell was
+    trained with.
     """
     for name in _COLUMNS:
         if name in table and table[name].notna().any():
-            return table.assign(**{SCALE: table[name].astype(float).fillna(1.0)})
+            scales = table[name].astype(float).fillna(1.0)
+            if not derive or scales.nunique() > 1:
+                return table.assign(**{SCALE: scales})
     if not derive or _RATE not in table or not table[_RATE].notna().any():
         return table.assign(**{SCALE: 1.0})
     rates = table[_RATE].astype(float)

@@ -168,7 +168,8 @@ def test_a_report_of_such_models_is_a_front_and_a_note(sweep, finished):
     code, out, err = sweep("report", "tiny")
     assert (code, err) == (0, "")
     names = {line.rpartition("/")[2] for line in out.splitlines()}
-    assert names == {"pareto.json", "rules.json", "front-1.png"}
+    figures = {f"{name}.{kind}" for name in ("coverage", "front-1") for kind in ("png", "svg")}
+    assert names == {"pareto.json", "rules.json", "report.html", *figures}
     assert "efficientnet has no depth and no width" in json.loads((folder.report / "rules.json").read_text())["note"]
 
 

@@ -96,6 +96,7 @@ RECIPE_CHANGES = {
     "dropout": 0.1, "stochastic_depth": 0.1, "randaugment_layers": 1, "randaugment_magnitude": 3,
     "randaugment_std": 0.5, "randaugment_increasing": True, "repeated_augmentation": 3, "crop_min_area": 0.5,
     "horizontal_flip": 0.25, "eval_crop": 0.875, "test_resolution": 64,
+    "lr_scale": 0.5,
 }  # fmt: skip
 NEEDED = {  # with what a value makes a recipe
     "bce_threshold": {"loss": "bce"},
