@@ -17,7 +17,6 @@ import duckdb
 import pandas as pd
 import pytest
 
-from sweep.cli import main
 from sweep.layout import SweepFolder
 from sweep.ledger import Ledger, Mark, current_address
 from sweep.ownership import owned
@@ -39,23 +38,11 @@ checkpoints: {keep_weights: true}
 
 
 @pytest.fixture
-def sweep(monkeypatch, capsys, tmp_path):
+def sweep(monkeypatch, in_process, tmp_path):
     """Runs the command in this process: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-
-    def sweep(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    yield sweep
-    signal.signal(signal.SIGTERM, on_sigterm)
+    return in_process
 
 
 @pytest.fixture

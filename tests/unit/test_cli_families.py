@@ -2,12 +2,9 @@
 
 import json
 import os
-import signal
-import sys
 
 import pytest
 
-from sweep.cli import main
 from sweep.kept_space import sealed
 from sweep.layout import SweepFolder
 from sweep.ledger import Ledger, Mark, current_address
@@ -57,23 +54,15 @@ axes: {width: [0.125], depth: [26], resolution: [16], epochs: [1, 2, 3]}
 
 
 @pytest.fixture
-def sweep(monkeypatch, capsys, tmp_path):
+def sweep(monkeypatch, in_process, tmp_path):
     """Runs the command in this process: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def sweep(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
+        return in_process(*arguments)
 
-    yield sweep
-    signal.signal(signal.SIGTERM, on_sigterm)
+    return sweep
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Tables of others: timm's CSV files as they are published, any CSV or Parquet, and files that are wrong."""
 
 import json
-import sys
 
 import pandas as pd
 import pyarrow as pa
@@ -9,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.image import imread
 
-from sweep.cli import main
 from sweep.csv_file import numbers, read_csv
 from sweep.errors import TableError
 from sweep.imports import INVERSE_THROUGHPUT, any_table, timm_table
@@ -33,22 +31,12 @@ nowhere,224,1.0,1.0,1,1.0,,
 
 
 @pytest.fixture
-def sweep(monkeypatch, capsys, tmp_path):
+def sweep(monkeypatch, in_process, tmp_path):
     """Runs the command in this process and an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results-imagenet-real.csv").write_text(ACCURACIES)
     (tmp_path / "benchmark-infer-amp-nhwc-pt240-cu124-rtx3090.csv").write_text(SPEEDS)
-
-    def sweep(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return sweep
+    return in_process
 
 
 TIMM = ("import", "timm", "results-imagenet-real.csv", "benchmark-infer-amp-nhwc-pt240-cu124-rtx3090.csv", "--as", "t")

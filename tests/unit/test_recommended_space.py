@@ -1,11 +1,9 @@
 """`sweep pareto --out`: exactly the recommended cells, with every seed, as a space that plans the same trials."""
 
 import json
-import sys
 
 import pytest
 
-from sweep.cli import main
 from sweep.commands import say_what_is_new
 from sweep.layout import SweepFolder
 from sweep.rows import cell_columns, commit
@@ -27,19 +25,9 @@ SPACES = {
 
 
 @pytest.fixture
-def sweep(monkeypatch, capsys, tmp_path):
+def sweep(monkeypatch, in_process, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def sweep(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return sweep
+    return in_process
 
 
 def trained(tmp_path, text):

@@ -1,13 +1,11 @@
 """Several sweeps as one table: what may be put together, and what is said where it may not."""
 
 import dataclasses
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sweep.cli import main
 from sweep.errors import TableError
 from sweep.unions import union, union_of_planned
 from workers.recipe import Cell
@@ -120,20 +118,14 @@ def test_plans_are_put_together_and_a_table_without_one_stands_for_its_rows():
 
 
 @pytest.fixture
-def rules(tmp_path, monkeypatch, capsys):
+def rules(tmp_path, in_process):
     """Runs `sweep rules` on tables: exit code, stdout, stderr."""
 
     def rules(tables, *options):
         paths = [tmp_path / f"{n}.parquet" for n in range(len(tables))]
         for path, one in zip(paths, tables, strict=True):
             one.to_parquet(path)
-        monkeypatch.setattr(sys, "argv", ["sweep", "rules", *map(str, paths), *options])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
+        return in_process("rules", *paths, *options)
 
     return rules
 
